@@ -1,0 +1,63 @@
+# Every target that needs the environment makes it first; `make setup` does nothing when nothing changed.
+# The environment is .venv inside this folder. Choose another interpreter with PYTHON=python3.12.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Numerical libraries start one thread per core each; the tests and the demo are faster without.
+export OMP_NUM_THREADS ?= 1
+export MPLBACKEND ?= Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all fmt lint type arch check bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with the exact versions of constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is missing or older than Python 3.11"; \
+	  echo "fix: install Python 3.11 or later, or name one: make PYTHON=python3.12 setup"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: $(PYTHON) cannot make virtual environments"; \
+	  echo "fix: on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing rsfuse into $(VENV) (some minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[report]" --group dev
+	@touch $@
+
+demo: setup ## register a simulated optical-SAR pair and make the page demo/report.html
+	@$(BIN)/rsfuse demo -o demo --overwrite
+	@echo "Open $(CURDIR)/demo/report.html in a browser."
+
+test: setup ## run the tests, without those marked slow
+	@$(BIN)/python -m pytest
+
+test-all: setup ## run every test that needs no GPU
+	@$(BIN)/python -m pytest -m "not gpu"
+
+fmt: setup ## format the code
+	@$(BIN)/ruff check --fix-only --quiet . ; $(BIN)/ruff format .
+
+lint: setup ## check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+type: setup ## check types
+	@$(BIN)/mypy
+
+arch: setup ## check that imports point down
+	@$(BIN)/lint-imports
+
+check: lint type arch test ## everything that a change must pass
+
+bench: setup ## measure rsfuse beside its peers on simulated pairs
+	@$(BIN)/python benchmarks/match_peers.py
+
+clean: ## remove what was built, but not .venv
+	@rm -rf build dist demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
