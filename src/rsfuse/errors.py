@@ -1,7 +1,7 @@
 """One root error and the few kinds a caller may want to handle.
 
-Every error has three beats: what was found, why that is a problem, what to do next. The command line
-prints them as three lines and exits with `exit_code`; a traceback appears only with `-vv`.
+Every error has three beats: what was found, why that is a problem, what to do next. The command
+line prints them as three lines and exits with `exit_code`; a traceback appears only with `-vv`.
 """
 
 

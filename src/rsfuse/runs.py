@@ -26,7 +26,7 @@ RUN_FORMAT = "rsfuse-run"
 RUN_FORMAT_VERSION = 1
 STATUSES = ("ok", "weak", "refused")
 
-# Exit code of a command whose result is weak or refused; its files and the reason are still written.
+# Exit code of a command whose result is weak or refused; files and reason are still written.
 EXIT_NOT_OK = 3
 
 
@@ -119,12 +119,12 @@ class RunRecord:
                 f'its "format" is not "{RUN_FORMAT}"',
                 "give a folder that an rsfuse command wrote with -o",
             )
-        version = content.get("format_version")
+        version, writer = content.get("format_version"), content.get("rsfuse_version", "unknown")
         if version != RUN_FORMAT_VERSION:
             raise InputError(
                 f"{path} has format version {version!r}",
                 f"this rsfuse reads version {RUN_FORMAT_VERSION}",
-                f"use the rsfuse that wrote it ({content.get('rsfuse_version', 'unknown')}) or a later one",
+                f"use the rsfuse that wrote it ({writer}) or a later one",
             )
         names = {f.name for f in fields(cls)}
         values = {key: value for key, value in content.items() if key in names}
@@ -153,7 +153,7 @@ def prepare_output(folder: str | Path, overwrite: bool = False, *, resume: bool 
     """Make the folder ready to take a run, and return it.
 
     An earlier run is removed only with `overwrite`, and then only the files that its record names:
-    anything else in the folder is left alone. `resume` accepts a folder with earlier files as it is.
+    anything else in the folder is left alone. `resume` accepts a folder that holds files as it is.
 
     Raises:
         InputError: The folder holds files and neither `overwrite` nor `resume` was asked for.
@@ -197,7 +197,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         OutputError: In place of an `OSError` of the block or of the rename.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
+    temporary = path.with_name(
+        f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}"
+    )
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))

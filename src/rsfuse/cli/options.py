@@ -1,6 +1,6 @@
 """Options that several commands share: one spelling, one meaning, one help text.
 
-Use them as annotations: `def match(reference: Path, query: Path, output: Output, memory: Memory = None)`.
+Use them as annotations: `def apply(transform: Path, output: Output, memory: Memory = None)`.
 `--memory` arrives as bytes; `--shard` arrives as text and goes through `parse_shard`; `-q` and `-v`
 set the log level themselves. Nothing heavy is imported here.
 """
@@ -15,6 +15,7 @@ import typer
 
 from rsfuse.cli.output import set_up_logging
 from rsfuse.errors import InputError
+
 
 def parse_shard(text: str) -> tuple[int, int]:
     """(i, n) of a shard such as 2/8, counted from 1; returned counted from 0.
@@ -105,7 +106,9 @@ Memory = Annotated[
     ),
 ]
 Tile = Annotated[int | None, typer.Option("--tile", min=64, help="Tile side in pixels.")]
-Overlap = Annotated[int | None, typer.Option(min=0, help="Overlap of neighbouring tiles in pixels.")]
+Overlap = Annotated[
+    int | None, typer.Option(min=0, help="Overlap of neighbouring tiles in pixels.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Parallel workers.")]
 Shard = Annotated[
     str | None, typer.Option(help="Do part i of n of the work, for example 2/8.", metavar="I/N")
@@ -131,7 +134,5 @@ Verbose = Annotated[
         help="Log more; -vv also adds tracebacks to errors.",
     ),
 ]
-Progress = Annotated[
-    str, typer.Option(help="bar (on a terminal), json (lines on stderr) or none.")
-]
+Progress = Annotated[str, typer.Option(help="bar (on a terminal), json (lines on stderr) or none.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the random generator.")]

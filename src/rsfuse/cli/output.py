@@ -45,13 +45,18 @@ def emit(result: Mapping[str, Any], as_json: bool = False) -> None:
         sys.stdout.write(json.dumps(plain(result), ensure_ascii=False, allow_nan=False) + "\n")
         sys.stdout.flush()
         return
-    from rich.table import Table
+    print_rows({str(key).replace("_", " "): _readable(value) for key, value in result.items()})
+
+
+def print_rows(rows: Mapping[str, str]) -> None:
+    """Print one line per label on stdout, the texts below each other and never cut."""
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 2))
-    for key, value in result.items():
-        table.add_row(Text(str(key).replace("_", " "), style="bold"), Text(_readable(value)))
-    console(stderr=False).print(table)
+    out = console(stderr=False)
+    width = max(map(len, rows), default=0)
+    for label, text in rows.items():
+        line = Text.assemble((label.ljust(width), "bold"), "  ", " ".join(text.split()))
+        out.print(line, soft_wrap=True)
 
 
 def print_error(error: RsfuseError) -> None:

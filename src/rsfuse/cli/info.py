@@ -1,0 +1,172 @@
+"""`rsfuse info`: describe a raster, a run folder or a model bundle."""
+
+import json
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rsfuse.cli.options import Json, Quiet, Verbose
+from rsfuse.cli.output import emit
+from rsfuse.errors import InputError
+from rsfuse.runs import RunRecord, is_run_folder, read_json
+
+WEIGHTS_FILE = "model.safetensors"
+
+# Statistics are taken from a reduced read of at most this many pixels a side.
+STATISTICS_SIDE = 512
+
+
+def info(
+    path: Annotated[str, typer.Argument(help="Raster, run folder or model bundle folder.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Describe a raster, a run folder or a model bundle.
+
+    Statistics of a raster come from a reduced read and are approximate.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        emit(describe_raster(path), as_json)
+    elif is_run_folder(folder):
+        emit(describe_run(folder), as_json)
+    elif (folder / WEIGHTS_FILE).is_file():
+        emit(describe_bundle(folder), as_json)
+    else:
+        raise InputError(
+            f"{folder} is neither a run folder nor a model bundle",
+            f"the former holds run.json, the latter {WEIGHTS_FILE}",
+            "give a raster file, the -o folder of a finished command, or a bundle folder",
+        )
+
+
+def describe_raster(path: str) -> dict[str, Any]:
+    """What a raster holds: grid, bands, radiometry, validity, approximate statistics."""
+    import numpy as np
+
+    from rsfuse.geo.grid import gsd_m
+    from rsfuse.geo.raster import open_raster
+
+    with open_raster(path) as source:
+        height, width = source.shape
+        shrink = max(1.0, max(height, width) / STATISTICS_SIDE)
+        reduced = source.read(shape=(max(1, int(height / shrink)), max(1, int(width / shrink))))
+        geobox = source.geobox
+        georeferenced = source.is_georeferenced and geobox.crs is not None
+        description: dict[str, Any] = {
+            "kind": "raster",
+            "path": path,
+            "height": height,
+            "width": width,
+            "bands": list(source.bands),
+            "dtype": source.dtype,
+            "radiometry": source.radiometry,
+            "crs": str(geobox.crs) if geobox.crs is not None else None,
+            "gsd_m": gsd_m(geobox) if georeferenced else None,
+            "transform": list(geobox.affine)[:6] if source.is_georeferenced else None,
+            "bounds": list(geobox.extent.boundingbox) if georeferenced else None,
+            "block": list(source.block),
+            "valid_share": float(reduced.valid.mean()),
+            "statistics": {},
+            "notes": list(source.notes),
+        }
+        for name, band in zip(source.bands, reduced.data, strict=True):
+            values = band[reduced.valid]
+            if values.size:
+                low, middle, high = (float(v) for v in np.percentile(values, (2, 50, 98)))
+                description["statistics"][name] = {"p2": low, "median": middle, "p98": high}
+    return description
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """What a run did and how it ended."""
+    run = RunRecord.load(folder)
+    return {
+        "kind": "run",
+        "path": str(folder),
+        "task": run.task,
+        "status": run.status,
+        "confidence": run.confidence,
+        "reasons": [reason.get("message", reason.get("code", "")) for reason in run.reasons],
+        "inputs": [f"{item.get('role', 'input')}: {item.get('path', '?')}" for item in run.inputs],
+        "result": dict(run.result),
+        "outputs": dict(run.outputs),
+        "command": run.command,
+        "started": run.started,
+        "seconds": run.seconds,
+        "rsfuse_version": run.rsfuse_version,
+    }
+
+
+def describe_bundle(folder: Path) -> dict[str, Any]:
+    """What a model bundle holds, without loading its weights."""
+    header = read_safetensors_header(folder / WEIGHTS_FILE)
+    metadata = header.pop("__metadata__", {})
+    parameters = 0
+    dtypes: set[str] = set()
+    for tensor in header.values():
+        size = 1
+        for side in tensor["shape"]:
+            size *= side
+        parameters += size
+        dtypes.add(tensor["dtype"])
+    config_file, item_file = folder / "config.toml", folder / "item.json"
+    config: dict[str, Any] = {}
+    if config_file.is_file():
+        with _damaged(config_file):
+            config = tomllib.loads(config_file.read_text(encoding="utf-8"))
+    properties = read_json(item_file).get("properties", {}) if item_file.is_file() else {}
+    return {
+        "kind": "model bundle",
+        "path": str(folder),
+        "files": sorted(item.name for item in folder.iterdir() if item.is_file()),
+        "tensors": len(header),
+        "parameters": parameters,
+        "dtypes": sorted(dtypes),
+        "metadata": metadata,
+        "config": config,
+        "model": {key: value for key, value in properties.items() if key.startswith("mlm:")},
+        "missing": [
+            n for n in ("config.toml", "item.json", "README.md") if not (folder / n).is_file()
+        ],
+    }
+
+
+def read_safetensors_header(path: Path) -> dict[str, Any]:
+    """Name -> dtype, shape and offsets of each tensor, read from the head of the file alone.
+
+    The file is eight bytes (little-endian) with the length of a JSON header, that header, the data:
+    https://github.com/huggingface/safetensors#format
+
+    Raises:
+        InputError: Not a safetensors file, or a truncated one.
+    """
+    with _damaged(path), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= path.stat().st_size - 8:
+            raise ValueError("the header is longer than the file")
+        header = json.loads(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("the header is not a JSON object")
+        ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+        if max(ends, default=0) > path.stat().st_size - 8 - length:
+            raise ValueError("the file ends before its last tensor")
+        return header
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Turn what parsers raise into an error that names the file."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read: {error}",
+            "the file is damaged, incomplete or of another kind",
+            "copy the bundle again from where it was made",
+        ) from error
