@@ -6,7 +6,7 @@ import pytest
 
 import rsfuse
 
-# What a user may import. A name leaves this list only with an entry under "removed" in CHANGELOG.md.
+# What a user may import. A name leaves it only with an entry under "Removed" in CHANGELOG.md.
 PUBLIC = {
     "rsfuse": {
         "MatchResult",
