@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -133,7 +133,8 @@ class Motion:
     def apply(self, image: ImageArray) -> ImageArray:
         """The window's pixels, (C, height, width); 0 outside the image, as in chips on file."""
         centres = pixel_centres((self.height, self.width))
-        source = transform_points(np.linalg.inv(self.matrix), centres.reshape(-1, 2))
+        inverse = np.asarray(np.linalg.inv(self.matrix), dtype=np.float64)
+        source = transform_points(inverse, centres.reshape(-1, 2))
         moved = resample(image, source.reshape(self.height, self.width, 2))
         outside = ~((source >= 0) & (source <= [image.shape[2], image.shape[1]])).all(axis=1)
         moved[:, outside.reshape(self.height, self.width)] = 0.0
@@ -261,47 +262,53 @@ def subpixel_motion(
 # --- pairs that share nothing ------------------------------------------------------------------
 
 
+class Box(NamedTuple):
+    """A rectangle of pixels."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+
 def disjoint_windows(
     truth: FloatArray, shape0: tuple[int, int], shape1: tuple[int, int], *, steps: int = 24
-) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]] | None:
-    """Windows (x, y, w, h) of reference and query that show no common ground.
+) -> tuple[Box, Box]:
+    """Windows of reference and query that show no common ground.
 
     The reference is cut to one of its four halves; the query to the largest rectangle whose every
     corner lies, by the truth, on the other side of the cut. Of the four the one with the largest
-    query window is taken. None when no query window of a quarter of its sides is left.
+    query window is taken. There always is one: what lies on the wrong side of a cut for one half
+    lies on the right side for the opposite half.
     """
     h0, w0 = shape0
     h1, w1 = shape1
     halves = [
-        ((0, 0, w0 // 2, h0), (1.0, 0.0, w0 / 2)),
-        ((w0 - w0 // 2, 0, w0 // 2, h0), (-1.0, 0.0, -w0 / 2)),
-        ((0, 0, w0, h0 // 2), (0.0, 1.0, h0 / 2)),
-        ((0, h0 - h0 // 2, w0, h0 // 2), (0.0, -1.0, -h0 / 2)),
+        (Box(0, 0, w0 // 2, h0), (1.0, 0.0, w0 / 2)),
+        (Box(w0 - w0 // 2, 0, w0 // 2, h0), (-1.0, 0.0, -w0 / 2)),
+        (Box(0, 0, w0, h0 // 2), (0.0, 1.0, h0 / 2)),
+        (Box(0, h0 - h0 // 2, w0, h0 // 2), (0.0, -1.0, -h0 / 2)),
     ]
     xs = np.linspace(0, w1, steps + 1).astype(int)
     ys = np.linspace(0, h1, steps + 1).astype(int)
     gx, gy = np.meshgrid(xs, ys)
-    back = transform_points(np.linalg.inv(truth), np.column_stack([gx.ravel(), gy.ravel()]))
-    best: tuple[int, tuple[int, int, int, int], tuple[int, int, int, int]] | None = None
-    for window0, (nx, ny, limit) in halves:
-        beyond = (back @ [nx, ny] >= limit).reshape(gx.shape)
-        found = _largest_rectangle(beyond, xs, ys)
-        if found is None or found[2] < w1 / 4 or found[3] < h1 / 4:
-            continue
-        area = found[2] * found[3]
-        if best is None or area > best[0]:
-            best = (area, window0, found)
-    return None if best is None else best[1:]
+    inverse = np.asarray(np.linalg.inv(truth), dtype=np.float64)
+    back = transform_points(inverse, np.column_stack([gx.ravel(), gy.ravel()]))
+    choices = [
+        (window0, _largest_rectangle((back @ [nx, ny] >= limit).reshape(gx.shape), xs, ys))
+        for window0, (nx, ny, limit) in halves
+    ]
+    return max(choices, key=lambda choice: choice[1].w * choice[1].h)
 
 
 def _largest_rectangle(
     usable: npt.NDArray[np.bool_], xs: npt.NDArray[np.int_], ys: npt.NDArray[np.int_]
-) -> tuple[int, int, int, int] | None:
-    """Largest rectangle between lattice lines whose four corners are usable.
+) -> Box:
+    """Largest rectangle between lattice lines whose four corners are usable; empty without one.
 
     Four corners suffice: the usable side of a straight cut is convex.
     """
-    best, window = 0, None
+    best, window = 0, Box(0, 0, 0, 0)
     for top in range(len(ys)):
         for bottom in range(top + 1, len(ys)):
             both = np.flatnonzero(usable[top] & usable[bottom])
@@ -311,11 +318,11 @@ def _largest_rectangle(
             area = (right - left) * int(ys[bottom] - ys[top])
             if area > best:
                 best = area
-                window = (left, int(ys[top]), right - left, int(ys[bottom] - ys[top]))
+                window = Box(left, int(ys[top]), right - left, int(ys[bottom] - ys[top]))
     return window
 
 
-def crop(image: ImageArray, window: tuple[int, int, int, int]) -> ImageArray:
-    """The pixels of a window (x, y, w, h) inside the image."""
+def crop(image: ImageArray, window: Box) -> ImageArray:
+    """The pixels of a box inside the image."""
     x, y, w, h = window
     return image[:, y : y + h, x : x + w]

@@ -142,8 +142,10 @@ def product_matcher(image0: ImageArray, image1: ImageArray) -> Answer:
     ties = result.tie_points
     kept = np.asarray(ties.kept, dtype=bool)
     transform = result.transform
+    if transform is not None:
+        transform = transform.apply if transform.matrix is None else transform.matrix
     return Answer(
-        transform=None if transform is None else transform.apply,
+        transform=transform,
         points0=np.asarray(ties.xy0, dtype=np.float64)[kept],
         points1=np.asarray(ties.xy1, dtype=np.float64)[kept],
         probabilities=np.asarray(ties.probability, dtype=np.float64)[kept],

@@ -59,7 +59,7 @@ def _reliability(evaluation: Evaluation, title: str) -> str:
     for key, name in (("reliability", "answers"), ("tie_reliability", "tie points")):
         bars: list[dict[str, Any]] = row[key]
         if bars:
-            total = sum(bar["count"] for bar in bars)
+            total = sum(bar["members"] for bar in bars)
             points = [(bar["mean_probability"], bar["share_correct"]) for bar in bars]
             curves.append((f"{name} ({total})", points))
     return _chart(title, "stated probability", "share that is right", 1.0, curves)
@@ -79,7 +79,7 @@ def _chart(
         return f"{LEFT + plot_w * x / x_most:.1f},{TOP + plot_h * (1 - y):.1f}"
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"',
         f'font-family="sans-serif" font-size="13" role="img" aria-label="{escape(title)}">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         f'<text x="{LEFT}" y="26" font-size="15">{escape(title)}</text>',
@@ -90,8 +90,7 @@ def _chart(
         parts += [
             f'<line x1="{LEFT}" x2="{LEFT + plot_w}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>',
             f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{20 * step} %</text>',
-            f'<text x="{x:.1f}" y="{TOP + plot_h + 20}" text-anchor="middle">'
-            f"{x_most * step / 5:g}</text>",
+            _text(x, TOP + plot_h + 20, f"{x_most * step / 5:g}"),
         ]
     for number, (name, points) in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
@@ -99,16 +98,17 @@ def _chart(
         y = TOP + 14 + 20 * number
         parts += [
             f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>',
-            f'<line x1="{WIDTH - RIGHT + 14}" x2="{WIDTH - RIGHT + 34}" y1="{y - 4}" y2="{y - 4}" '
-            f'stroke="{colour}" stroke-width="3"/>',
+            f'<rect x="{WIDTH - RIGHT + 14}" y="{y - 6}" width="20" height="3" fill="{colour}"/>',
             f'<text x="{WIDTH - RIGHT + 40}" y="{y}">{escape(name)}</text>',
         ]
     middle = TOP + plot_h / 2
     parts += [
-        f'<text x="{LEFT + plot_w / 2:.0f}" y="{HEIGHT - 12}" text-anchor="middle">'
-        f"{escape(x_label)}</text>",
-        f'<text transform="translate(16 {middle:.0f}) rotate(-90)" text-anchor="middle">'
-        f"{escape(y_label)}</text>",
+        _text(LEFT + plot_w / 2, HEIGHT - 12, x_label),
+        f'<g transform="translate(16 {middle:.0f}) rotate(-90)">{_text(0, 0, y_label)}</g>',
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _text(x: float, y: float, words: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{escape(words)}</text>'

@@ -34,7 +34,7 @@ class ReliabilityBin(NamedTuple):
 
     lower: float
     upper: float
-    count: int
+    members: int
     mean_probability: float
     share_correct: float
 
@@ -246,7 +246,7 @@ def reliability_bins(
         ReliabilityBin(
             lower=b / bins,
             upper=(b + 1) / bins,
-            count=int((number == b).sum()),
+            members=int((number == b).sum()),
             mean_probability=float(p[number == b].mean()),
             share_correct=float(y[number == b].mean()),
         )
@@ -260,10 +260,10 @@ def expected_calibration_error(
 ) -> float:
     """Mean gap between stated probability and share correct, weighted by the bars' counts."""
     bars = reliability_bins(probabilities, correct, bins=bins)
-    total = sum(bar.count for bar in bars)
+    total = sum(bar.members for bar in bars)
     if not total:
         return float("nan")
-    gaps = (bar.count * abs(bar.mean_probability - bar.share_correct) for bar in bars)
+    gaps = (bar.members * abs(bar.mean_probability - bar.share_correct) for bar in bars)
     return float(sum(gaps) / total)
 
 
@@ -274,7 +274,7 @@ def brier_score(probabilities: npt.ArrayLike, correct: npt.ArrayLike) -> float:
 
 
 def auroc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
-    """Chance that a random positive scores above a random negative, ties half; NaN if one is none."""
+    """Chance that a positive scores above a negative, ties half; NaN without one of either."""
     s = np.asarray(scores, dtype=np.float64)
     y = np.asarray(positive, dtype=bool)
     if not y.any() or y.all():
