@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RSFUSE_DATA ?= ../shared/data
 READY := $(VENV)/.ready
 # Numerical libraries start one thread per core each; the tests and the demo are faster without.
 export OMP_NUM_THREADS ?= 1
@@ -55,8 +56,12 @@ arch: setup ## check that imports point down
 
 check: lint type arch test ## everything that a change must pass
 
-bench: setup ## measure rsfuse beside its peers on simulated pairs
-	@$(BIN)/python benchmarks/match_peers.py
+bench: setup ## measure rsfuse beside its peers; needs the data sets, see RSFUSE_DATA
+	@test -f "$(RSFUSE_DATA)/matching/srif/index.json" || { \
+	  echo "error: no data sets in $(RSFUSE_DATA)"; \
+	  echo "fix: name their folder: make bench RSFUSE_DATA=/path/to/data"; exit 1; }
+	@$(BIN)/python benchmarks/match_peers.py "$(RSFUSE_DATA)/matching/srif" -o runs/peers/srif
+	@$(BIN)/python benchmarks/match_peers.py "$(RSFUSE_DATA)/matching/s1s2" --upright -o runs/peers/s1s2
 
 clean: ## remove what was built, but not .venv
 	@rm -rf build dist demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
