@@ -129,7 +129,7 @@ def correlate(image0, image1, *, weakest: float = 0.3) -> Answer:
 # --- srif --------------------------------------------------------------------------------------
 
 
-def test_perfect_matcher_has_no_error_and_full_success(dataset: Path):
+def test_perfect_matcher_has_no_error_and_full_success(dataset: Path) -> None:
     cases = PROTOCOLS["srif"].cases(read_pairs(dataset), 0, False)
     row = evaluate(dataset, "srif", matcher=Oracle(cases)).rows[-1]
     assert row["group"] == "all"
@@ -140,7 +140,7 @@ def test_perfect_matcher_has_no_error_and_full_success(dataset: Path):
     assert row["nothing_px"] > 5
 
 
-def test_known_error_is_measured_as_it_is(dataset: Path):
+def test_known_error_is_measured_as_it_is(dataset: Path) -> None:
     cases = PROTOCOLS["srif"].cases(read_pairs(dataset), 0, False)
     row = evaluate(dataset, "srif", matcher=Oracle(cases, error_px=2.5)).rows[-1]
     assert row["mean_solved_px"] == pytest.approx(2.5)
@@ -149,7 +149,7 @@ def test_known_error_is_measured_as_it_is(dataset: Path):
     assert row["rmse_px"] == pytest.approx(2.5)
 
 
-def test_residual_corrected_truth_is_the_stated_one_plus_the_residual(dataset: Path):
+def test_residual_corrected_truth_is_the_stated_one_plus_the_residual(dataset: Path) -> None:
     result = evaluate(dataset, "srif", matcher=correlate)
     pair = next(p for p in read_pairs(dataset) if p.category == "Optical-Map")
     scene = load(Case(pair, 0))
@@ -161,14 +161,14 @@ def test_residual_corrected_truth_is_the_stated_one_plus_the_residual(dataset: P
     assert "median_best_truth_px" in result.rows[0]
 
 
-def test_pairs_near_the_identity_are_moved_and_others_left_alone(dataset: Path):
+def test_pairs_near_the_identity_are_moved_and_others_left_alone(dataset: Path) -> None:
     records = evaluate(dataset, "srif", matcher=say_identity).records
     moved = {r["category"] for r in records if r["motion"] is not None}
     assert moved == {"Optical-Map"}
     assert not any(r["grid_error_px"] < 3 for r in records)
 
 
-def test_refusing_everything_costs_exactly_what_knowing_nothing_costs(dataset: Path):
+def test_refusing_everything_costs_exactly_what_knowing_nothing_costs(dataset: Path) -> None:
     row = evaluate(dataset, "srif", matcher=know_nothing).rows[-1]
     assert row["answered"] == 0.0
     assert row["success"].value == 0.0
@@ -180,7 +180,7 @@ def test_refusing_everything_costs_exactly_what_knowing_nothing_costs(dataset: P
 
 def test_exception_is_a_counted_failure_with_its_text(
     dataset: Path, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     result = evaluate(dataset, "srif", matcher=fail, limit=2)
     assert result.rows[-1]["exceptions"] == 2
     assert result.rows[-1]["mean_counted_px"].value > 0
@@ -188,7 +188,7 @@ def test_exception_is_a_counted_failure_with_its_text(
     assert "out of luck" in caplog.text
 
 
-def test_upright_twin_leaves_shifts_that_correlation_finds(dataset: Path):
+def test_upright_twin_leaves_shifts_that_correlation_finds(dataset: Path) -> None:
     row = evaluate(dataset, "srif", matcher=correlate, upright=True).rows[-1]
     assert row["within_2"].value == 1.0
 
@@ -196,7 +196,7 @@ def test_upright_twin_leaves_shifts_that_correlation_finds(dataset: Path):
 # --- mmim --------------------------------------------------------------------------------------
 
 
-def test_mmim_mean_is_the_plain_mean_of_the_modalities(dataset: Path):
+def test_mmim_mean_is_the_plain_mean_of_the_modalities(dataset: Path) -> None:
     rows = evaluate(dataset, "mmim", matcher=say_identity).rows
     assert [row["group"] for row in rows] == ["optical-sar", "optical-map", "mean of modalities"]
     # Identity is exact for the maps and 15 px off for the shifted pairs.
@@ -207,7 +207,7 @@ def test_mmim_mean_is_the_plain_mean_of_the_modalities(dataset: Path):
 # --- sub ---------------------------------------------------------------------------------------
 
 
-def test_correlation_recovers_constructed_motion_to_sub_pixel(dataset: Path):
+def test_correlation_recovers_constructed_motion_to_sub_pixel(dataset: Path) -> None:
     result = evaluate(dataset, "sub", matcher=partial(correlate, weakest=0.0), limit=2)
     row = result.rows[-1]
     assert row["answered"] == 1.0
@@ -215,7 +215,7 @@ def test_correlation_recovers_constructed_motion_to_sub_pixel(dataset: Path):
     assert len(result.records[0]["repeat_px"]) == SUB_VERSIONS
 
 
-def test_unanswered_versions_are_infinite_not_left_out(dataset: Path):
+def test_unanswered_versions_are_infinite_not_left_out(dataset: Path) -> None:
     row = evaluate(dataset, "sub", matcher=know_nothing, limit=1).rows[-1]
     assert row["answered"] == 0.0
     assert row["median_px"].value == np.inf
@@ -230,25 +230,27 @@ def locked_sums(amplitude_px: float, rng: np.random.Generator) -> np.ndarray:
     return _phase_sums(points0, expected + errors + rng.normal(0, 0.05, (4000, 2)), expected)
 
 
-def test_phase_bias_is_the_amplitude_of_locking_whatever_the_offset(rng: np.random.Generator):
+def test_phase_bias_is_the_amplitude_of_locking_whatever_the_offset(
+    rng: np.random.Generator,
+) -> None:
     assert phase_bias(locked_sums(0.12, rng)) == pytest.approx(0.12, abs=0.01)
     assert phase_bias(locked_sums(0.0, rng)) < 0.01
 
 
-def test_phase_bias_without_points_is_not_a_number():
+def test_phase_bias_without_points_is_not_a_number() -> None:
     assert np.isnan(phase_bias(np.zeros((2, 3, 4))))
 
 
 # --- loop --------------------------------------------------------------------------------------
 
 
-def test_loop_of_inverse_answers_closes(dataset: Path):
+def test_loop_of_inverse_answers_closes(dataset: Path) -> None:
     row = evaluate(dataset, "loop", matcher=correlate, upright=False, limit=2).rows[0]
     assert row["group"] == "optical-sar"
     assert row["median_px"].value < 0.2
 
 
-def test_loop_of_a_constant_answer_is_off_by_twice_its_shift(dataset: Path):
+def test_loop_of_a_constant_answer_is_off_by_twice_its_shift(dataset: Path) -> None:
     def shift(image0, image1):
         transform = np.eye(3)
         transform[0, 2] = 1.5
@@ -258,13 +260,13 @@ def test_loop_of_a_constant_answer_is_off_by_twice_its_shift(dataset: Path):
     assert [r["closure_px"] for r in result.records] == pytest.approx([3.0] * 8)
 
 
-def test_open_loop_is_a_failure(dataset: Path):
+def test_open_loop_is_a_failure(dataset: Path) -> None:
     row = evaluate(dataset, "loop", matcher=know_nothing, limit=2).rows[-1]
     assert row["answered"] == 0.0
     assert row["within_3"].value == 0.0
 
 
-def test_pairs_that_share_their_reference_make_triples(dataset: Path):
+def test_pairs_that_share_their_reference_make_triples(dataset: Path) -> None:
     from dataclasses import replace
 
     pairs = list(read_pairs(dataset)[:3])
@@ -276,7 +278,7 @@ def test_pairs_that_share_their_reference_make_triples(dataset: Path):
 # --- trust -------------------------------------------------------------------------------------
 
 
-def test_strangers_are_other_pairs_and_everyone_is_cut_once(dataset: Path):
+def test_strangers_are_other_pairs_and_everyone_is_cut_once(dataset: Path) -> None:
     pairs = read_pairs(dataset)
     cases = trust_cases(pairs, 0, False)
     kinds = [case.kind for case in cases]
@@ -288,7 +290,7 @@ def test_strangers_are_other_pairs_and_everyone_is_cut_once(dataset: Path):
             assert case.partner.group == case.pair.group
 
 
-def test_always_saying_yes_accepts_every_false_pair(dataset: Path):
+def test_always_saying_yes_accepts_every_false_pair(dataset: Path) -> None:
     row = evaluate(dataset, "trust", matcher=say_identity).rows[-1]
     assert row["false_pairs"] == 16
     assert row["false_accept"].value == 1.0
@@ -298,14 +300,14 @@ def test_always_saying_yes_accepts_every_false_pair(dataset: Path):
     assert row["tie_ece"] == pytest.approx(0.6)
 
 
-def test_refusing_everything_accepts_nothing_true_or_false(dataset: Path):
+def test_refusing_everything_accepts_nothing_true_or_false(dataset: Path) -> None:
     row = evaluate(dataset, "trust", matcher=know_nothing).rows[-1]
     assert row["false_accept"].value == 0.0
     assert row["true_refused"] == 1.0
     assert row["ece"] == 0.0
 
 
-def test_matcher_that_sees_the_difference_separates_true_from_false(dataset: Path):
+def test_matcher_that_sees_the_difference_separates_true_from_false(dataset: Path) -> None:
     row = evaluate(dataset, "trust", matcher=correlate).rows[0]
     assert row["group"] == "optical-sar"
     assert row["false_accept"].value == 0.0
@@ -324,13 +326,13 @@ def same(first: Evaluation, second: Evaluation) -> bool:
     return json.dumps(clean[0], default=str) == json.dumps(clean[1], default=str)
 
 
-def test_same_seed_repeats_and_another_seed_moves_pairs_differently(dataset: Path):
+def test_same_seed_repeats_and_another_seed_moves_pairs_differently(dataset: Path) -> None:
     first = evaluate(dataset, "srif", matcher=say_identity)
     assert same(first, evaluate(dataset, "srif", matcher=say_identity))
     assert not same(first, evaluate(dataset, "srif", matcher=say_identity, seed=1))
 
 
-def test_limit_does_not_change_what_happens_to_the_pairs_it_keeps(dataset: Path):
+def test_limit_does_not_change_what_happens_to_the_pairs_it_keeps(dataset: Path) -> None:
     whole = {r["id"]: r["motion"] for r in evaluate(dataset, "srif", matcher=say_identity).records}
     for record in evaluate(dataset, "srif", matcher=say_identity, limit=4).records:
         assert whole[record["id"]] == record["motion"]
@@ -338,7 +340,7 @@ def test_limit_does_not_change_what_happens_to_the_pairs_it_keeps(dataset: Path)
 
 def test_workers_give_the_same_records_in_the_same_order_on_one_thread_each(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     # Workers import the matcher by name, so it is put into a module of its own.
     module = tmp_path / "held_matcher.py"
     module.write_text(
@@ -360,7 +362,7 @@ def test_workers_give_the_same_records_in_the_same_order_on_one_thread_each(
     assert os.environ["OMP_NUM_THREADS"] == "2"
 
 
-def test_progress_counts_to_the_total(dataset: Path):
+def test_progress_counts_to_the_total(dataset: Path) -> None:
     steps: list[tuple[int, int]] = []
     evaluate(
         dataset,
@@ -373,7 +375,9 @@ def test_progress_counts_to_the_total(dataset: Path):
 
 
 @pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
-def test_every_protocol_writes_json_table_and_figure(dataset: Path, tmp_path: Path, protocol: str):
+def test_every_protocol_writes_json_table_and_figure(
+    dataset: Path, tmp_path: Path, protocol: str
+) -> None:
     evaluate(dataset, protocol, matcher=say_identity, limit=4, out_dir=tmp_path)
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert content["format"] == "rsfuse-evaluation"
@@ -386,23 +390,23 @@ def test_every_protocol_writes_json_table_and_figure(dataset: Path, tmp_path: Pa
     assert len(figure.findall("{http://www.w3.org/2000/svg}polyline")) >= 1
 
 
-def test_interval_is_written_with_its_bounds(dataset: Path, tmp_path: Path):
+def test_interval_is_written_with_its_bounds(dataset: Path, tmp_path: Path) -> None:
     evaluate(dataset, "srif", matcher=say_identity, limit=4, out_dir=tmp_path)
     row = json.loads((tmp_path / "metrics.json").read_text())["rows"][0]
     assert set(row["success"]) == {"value", "lower", "upper"}
 
 
-def test_unknown_protocol_names_the_known_ones(dataset: Path):
+def test_unknown_protocol_names_the_known_ones(dataset: Path) -> None:
     with pytest.raises(InputError, match="no protocol 'best'") as caught:
         evaluate(dataset, "best", matcher=say_identity)
     assert "srif" in caught.value.why
 
 
-def test_upright_belongs_to_srif_alone(dataset: Path):
+def test_upright_belongs_to_srif_alone(dataset: Path) -> None:
     with pytest.raises(InputError, match="no upright form"):
         evaluate(dataset, "loop", matcher=say_identity, upright=True)
 
 
-def test_no_workers_is_an_error(dataset: Path):
+def test_no_workers_is_an_error(dataset: Path) -> None:
     with pytest.raises(InputError, match="number of workers is 0"):
         evaluate(dataset, "srif", matcher=say_identity, workers=0)

@@ -7,6 +7,7 @@ the right edge is what was solved at all. `trust` shows the reliability diagram 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
@@ -29,7 +30,9 @@ ERROR_KEYS = {
 
 def draw(evaluation: Evaluation) -> str:
     """The figure of an evaluation as SVG text."""
-    title = f"{evaluation.method} on {evaluation.dataset}, protocol {evaluation.protocol}"
+    title = (
+        f"{evaluation.method} on {Path(evaluation.dataset).name}, protocol {evaluation.protocol}"
+    )
     if evaluation.protocol == "trust":
         return _reliability(evaluation, title)
     key, most, unit = ERROR_KEYS[evaluation.protocol]

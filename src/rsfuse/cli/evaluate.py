@@ -1,0 +1,122 @@
+"""`rsfuse evaluate TASK`: measure a task on a data set with known truth."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsfuse.cli.options import Json, Overwrite, Progress, Quiet, Seed, Verbose, Workers, choice
+from rsfuse.cli.output import console, emit, progress_reporter
+
+app = typer.Typer(no_args_is_help=True, help="Measure a task on a data set with known truth.")
+
+# Named here so that --help needs no import of the matching task; a test compares both lists.
+PROTOCOLS = ("srif", "mmim", "sub", "loop", "trust", "big")
+
+
+@app.callback()
+def _tasks() -> None:
+    """Keep `rsfuse evaluate` a group although it has one task."""
+
+
+@app.command("match")
+def match(
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with an index.json; for `big` a folder with a simulated pair, "
+            "made if it is missing.",
+            show_default=False,
+        ),
+    ],
+    protocol: Annotated[
+        str, typer.Option("--protocol", "-p", help=f"One of {', '.join(PROTOCOLS)}.")
+    ] = "srif",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for metrics.json, table.txt and figure.svg."),
+    ] = None,
+    workers: Workers = 1,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="At most this many pairs, spread over the modalities."),
+    ] = None,
+    seed: Seed = 0,
+    upright: Annotated[
+        bool,
+        typer.Option("--upright", help="srif only: take rotation and scale out of every pair."),
+    ] = False,
+    size: Annotated[
+        int, typer.Option(min=512, help="big only: side of the simulated pair in pixels.")
+    ] = 10_000,
+    as_json: Json = False,
+    overwrite: Overwrite = False,
+    progress: Progress = "bar",
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Measure `rsfuse match` by a frozen protocol, failures always counted.
+
+    srif: success and error on every pair. mmim: corner AUC. sub: sub-pixel precision and peak
+    locking. loop: closure of A to B and back. trust: false accepts and calibration on true,
+    unrelated and non-overlapping pairs. big: wall time and memory on a large simulated pair.
+
+    Exit code 3 when the matcher failed with an exception on some pair.
+    """
+    choice(protocol, PROTOCOLS, "--protocol")
+    from rsfuse.matching import evaluate as evaluation
+    from rsfuse.runs import prepare_output
+
+    if output is not None:
+        prepare_output(output, overwrite)
+    reporter = progress_reporter(progress, quiet=quiet)
+    done_so_far = 0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal done_so_far
+        if done_so_far == 0:
+            reporter.start(total, f"{protocol} on {dataset.name}")
+        reporter.advance(done - done_so_far)
+        done_so_far = done
+
+    try:
+        if protocol == "big":
+            result = evaluation.evaluate_big(dataset, size=size, seed=seed, out_dir=output)
+        else:
+            result = evaluation.evaluate(
+                dataset,
+                protocol,
+                matcher=evaluation.product_matcher,
+                workers=workers,
+                seed=seed,
+                limit=limit,
+                upright=upright,
+                out_dir=output,
+                progress=advance,
+            )
+    finally:
+        reporter.finish()
+    if as_json:
+        emit({k: v for k, v in result.to_dict().items() if k != "records"}, as_json=True)
+    else:
+        _print_table(result.cells())
+    if any(record["exception"] is not None for record in result.records):
+        raise typer.Exit(3)
+
+
+def _print_table(cells: list[list[str]]) -> None:
+    """A Rich table that keeps every column on a terminal of any width by turning it if needed."""
+    from rich import box
+    from rich.table import Table
+
+    out = console(stderr=False)
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    # Wider than the terminal: one line per measure, one column per modality.
+    turned = sum(widths) + 2 * len(widths) > out.width
+    lines = [list(line) for line in zip(*cells, strict=True)] if turned else cells
+    table = Table(box=box.SIMPLE_HEAD)
+    for number, heading in enumerate(lines[0]):
+        table.add_column(heading, justify="left" if number == 0 else "right")
+    for line in lines[1:]:
+        table.add_row(*line)
+    out.print(table)

@@ -1,0 +1,1 @@
+"""Cross-modal image matching: the transform between two images of the same ground."""
