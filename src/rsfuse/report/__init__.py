@@ -1,0 +1,8 @@
+"""Pages from run folders: one self-contained HTML file each, without a network request.
+
+The run folder is the contract: nothing here imports a task, so a page can be made from a run of
+another version, and a page that fails leaves the results as they are.
+"""
+
+from rsfuse.report.build import build_report
+
