@@ -11,8 +11,8 @@ import numpy as np
 
 from rsfuse.report.tie_points import TiePoints
 
-WIDTH, HEIGHT = 520, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 40
+WIDTH, HEIGHT = 460, 250
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 28, 42
 PLOT_W, PLOT_H = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
 # A scatter of more dots than this is slower to show and no clearer.
@@ -37,7 +37,7 @@ def residual_histogram(points: TiePoints, bins: int = 24) -> str | None:
     for index, count in enumerate(counts.tolist()):
         height = PLOT_H * count / highest
         parts.append(
-            f'<rect class="bar" x="{LEFT + index * step + 0.5:.1f}" '
+            f'<rect class="count" x="{LEFT + index * step + 0.5:.1f}" '
             f'y="{TOP + PLOT_H - height:.1f}" width="{step - 1:.1f}" height="{height:.1f}"/>'
         )
     parts += [
@@ -84,10 +84,10 @@ def residual_against_probability(points: TiePoints) -> str | None:
     parts.append(f'<text class="axis" x="{LEFT}" y="{TOP - 10}">residual, query pixels</text>')
     right = WIDTH - RIGHT
     parts.append(
-        f'<circle class="dot" cx="{right - 104}" cy="{TOP - 14}" r="3.2"/>'
-        f'<text class="tick" x="{right - 97}" y="{TOP - 10}">kept</text>'
-        f'<circle class="dot out" cx="{right - 54}" cy="{TOP - 14}" r="3.2"/>'
-        f'<text class="tick" x="{right - 47}" y="{TOP - 10}">left out</text>'
+        f'<circle class="dot" cx="{right - 116}" cy="{TOP - 15}" r="3.4"/>'
+        f'<text class="tick" x="{right - 108}" y="{TOP - 11}">kept</text>'
+        f'<circle class="dot out" cx="{right - 62}" cy="{TOP - 15}" r="3.4"/>'
+        f'<text class="tick" x="{right - 54}" y="{TOP - 11}">left out</text>'
     )
     kept = int((points.kept & shown).sum())
     description = f"{total} tie points, {kept} of them kept, as dots over their probability."

@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from rsfuse.report import figures, wording
 from rsfuse.report.tie_points import (
+    Floats,
     TiePoints,
     fit_geotransform,
     read_tie_points,
@@ -223,10 +224,10 @@ def _tiles(record: RunRecord) -> tuple[Tile, ...]:
     before = _error(record, "before_px")
     held_out = _error(record, "held_out_px")
     after = held_out or _error(record, "residual_px")
-    if before:
-        tiles.append(Tile("Before", before.pixels[0], _detail(before, "median distance")))
+    if before and not refused:
+        tiles.append(Tile("Before", before.pixels[0], _detail(before, "median")))
     if after and not refused:
-        what = "median, held out" if held_out else "median of the fit"
+        what = "held out" if held_out else "of the fit"
         tiles.append(Tile("After", after.pixels[0], _detail(after, what)))
     if record.confidence is not None:
         needed = record.diagnostics.get("confidence_needed")
@@ -258,13 +259,13 @@ def _geometry(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         rows.append(("Scale, query pixels per reference pixel", f"{result['scale']:.5f}"))
     for key, name in (("shift_px", "Shift, pixels (x, y)"), ("shift_m", "Shift, metres (x, y)")):
         if result.get(key) is not None:
-            rows.append((name, ", ".join(wording.number(value) for value in result[key])))
+            rows.append((name, ",\u00a0".join(wording.number(value) for value in result[key])))
     if result.get("expected_error_px") is not None:
         rows.append(("Expected error", wording.pixels(result["expected_error_px"])))
     return tuple(rows)
 
 
-def _matrix(value: Any) -> np.ndarray | None:
+def _matrix(value: Any) -> Floats | None:
     matrix = None if value is None else np.array(value, dtype=np.float64)
     usable = matrix is not None and matrix.shape == (3, 3) and np.linalg.det(matrix) != 0
     return matrix if usable else None
@@ -356,7 +357,7 @@ def _inputs(record: RunRecord) -> tuple[tuple[str, tuple[str, ...]], ...]:
         value = item.get("gsd_m")
         return wording.NONE if value is None else f"{wording.metres(value)} per pixel"
 
-    readers = {
+    readers: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "File": lambda item: str(item.get("path", wording.NONE)),
         "Size": size,
         "Bands": lambda item: wording.plain_value(item.get("bands")),

@@ -13,6 +13,22 @@ from rsfuse.errors import InputError
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
+NEEDED = frozenset(
+    [
+        "x_ref",
+        "y_ref",
+        "X_ref",
+        "Y_ref",
+        "dx_px",
+        "dy_px",
+        "residual_px",
+        "probability",
+        "kept",
+        "held_out",
+        "reason",
+    ]
+)
+
 # A fitted geotransform is believed when it repeats the map coordinates to this share of a pixel;
 # the file stores coordinates rounded, and a grid that is no affine frame misses by far more.
 GEOTRANSFORM_TOLERANCE_PX = 0.01
@@ -59,7 +75,11 @@ def read_tie_points(path: Path) -> TiePoints:
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            table = csv.DictReader(file)
+            rows = list(table)
+        missing = NEEDED - set(table.fieldnames or ())
+        if missing:
+            raise KeyError(", ".join(sorted(missing)))
         return TiePoints(
             reference=_columns(rows, "x_ref", "y_ref"),
             residual=_columns(rows, "dx_px", "dy_px"),
@@ -113,9 +133,8 @@ def to_reference_frame(points: TiePoints, transform: Floats | None) -> Floats:
     weight = homogeneous[:, 2, None, None]
     position = (homogeneous[:, :2] / weight[:, 0])[:, :, None]
     derivative = (transform[None, :2, :2] - position * transform[None, None, 2, :2]) / weight
-    solved = np.linalg.solve(derivative, points.residual[:, :, None])
-    turned: Floats = solved[:, :, 0]
-    return turned
+    turned = np.linalg.solve(derivative, points.residual[:, :, None])[:, :, 0]
+    return turned.astype(np.float64, copy=False)
 
 
 def _columns(rows: list[dict[str, Any]], *names: str) -> Floats:

@@ -10,11 +10,12 @@ const SETTINGS = { // the one slider of each way of comparing: label, lowest, hi
   swipe: { label: "Divider", min: 0, max: 100, step: 0.5, value: 50, unit: " %" },
   flicker: { label: "Rate", min: 0.3, max: 2.5, step: 0.1, value: 1, unit: " per second" },
   checker: { label: "Square", min: 24, max: 240, step: 4, value: 96, unit: " px" },
-  opacity: { label: "Query", min: 0, max: 100, step: 1, value: 50, unit: " %" },
+  opacity: { label: "Blend", min: 0, max: 100, step: 1, value: 50, unit: " %" },
 };
 const RAMP = [[76, 201, 240], [255, 214, 10], [255, 77, 94]]; // as .ramp of the style sheet
 const MOST_ZOOM = 32;        // screen pixels per preview pixel
 const ARROW_PX = 20;         // length on the screen of a residual that 90 % stay below
+const ROOM_PX = 30;          // side of the square that a tie point needs to be drawn at full size
 const PICK_PX = 12;          // a tie point this near the pointer is described
 
 function rampColour(share) {
@@ -78,6 +79,7 @@ class Viewer {
     this.fitZoom = Math.min(box.width / this.size.w, box.height / this.size.h);
     if (fitted) this.fit();
     else this.moveTo(this.view.zoom, this.view.x, this.view.y);
+    this.drawNow(); // a resized canvas is empty: do not show it so until the next frame
   }
 
   fit() {
@@ -196,7 +198,9 @@ class Viewer {
   drawTiePoints() {
     const { context: c, box, data: { points } } = this;
     const onScreen = this.view.zoom / this.ratio;
-    const longer = niceBelow(ARROW_PX / (this.residual90 * onScreen));
+    const room = this.view.zoom * Math.sqrt((this.size.w * this.size.h) / points.x.length);
+    this.symbol = Math.min(1, Math.max(0.6, room / ROOM_PX)); // smaller where they stand close
+    const longer = niceBelow((this.symbol * ARROW_PX) / (this.residual90 * onScreen));
     let shown = 0;
     c.lineCap = "round";
     for (let i = 0; i < points.x.length; i++) {
@@ -218,7 +222,8 @@ class Viewer {
   drawArrow(x, y, dx, dy, colour, heldOut) {
     const c = this.context;
     const length = Math.hypot(dx, dy);
-    const head = Math.min(5, length / 2);
+    const head = Math.min(5 * this.symbol, length / 2);
+    const radius = (heldOut ? 4 : 1.2) * this.symbol;
     const [ux, uy] = length ? [dx / length, dy / length] : [0, 0];
     const [tipX, tipY] = [x + dx, y + dy];
     const path = new Path2D();
@@ -228,23 +233,24 @@ class Viewer {
       path.moveTo(tipX, tipY);
       path.lineTo(tipX - head * (ux + side * 0.6 * uy), tipY - head * (uy - side * 0.6 * ux));
     }
-    path.moveTo(x + (heldOut ? 4 : 1.2), y);
-    path.arc(x, y, heldOut ? 4 : 1.2, 0, 7);
+    path.moveTo(x + radius, y);
+    path.arc(x, y, radius, 0, 7);
     this.strokeTwice(path, colour);
   }
 
   drawCross(x, y) {
-    const path = new Path2D(`M${x - 3} ${y - 3} l6 6 m0 -6 l-6 6`);
+    const half = 3 * this.symbol;
+    const path = new Path2D(`M${x - half} ${y - half} l${2 * half} ${2 * half} m0 ${-2 * half} l${-2 * half} ${2 * half}`);
     this.strokeTwice(path, "#d5dbe3");
   }
 
   strokeTwice(path, colour) { // a dark rim keeps a line visible on any ground
     const c = this.context;
     c.strokeStyle = "rgba(8,12,18,.7)";
-    c.lineWidth = 3.6;
+    c.lineWidth = 3.6 * this.symbol;
     c.stroke(path);
     c.strokeStyle = colour;
-    c.lineWidth = 1.6;
+    c.lineWidth = 1.6 * this.symbol;
     c.stroke(path);
   }
 

@@ -1,0 +1,104 @@
+"""One page that tells a story over several runs, each checked against a known truth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsfuse.report.build import explained_failure, link_prefix, render, write_page
+from rsfuse.report.match_page import MatchPage, Tile, data_uri, match_page
+from rsfuse.runs import RunRecord
+
+
+@dataclass(frozen=True)
+class Check:
+    """A found value beside the true one, as text."""
+
+    quantity: str
+    truth: str
+    found: str
+    difference: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chapter:
+    """One match run and what is known about it from elsewhere.
+
+    Attributes:
+        run: The run folder.
+        title: What the pair is.
+        text: A paragraph under the title.
+        summary: One line with the outcome, for the list of chapters.
+        tiles: Headline numbers of the comparison with the truth.
+        checks: The comparison, row by row.
+    """
+
+    run: Path
+    title: str
+    text: str = ""
+    summary: str = ""
+    tiles: tuple[Tile, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A chapter with the page of its run."""
+
+    chapter: Chapter
+    page: MatchPage
+    link: str
+    pictures: tuple[tuple[str, str], ...]
+
+
+def build_story(
+    path: str | Path,
+    chapters: Sequence[Chapter],
+    *,
+    title: str,
+    lead: str,
+    commands: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """Write the story as one self-contained HTML file and return its path.
+
+    The first chapter is told in full; the later ones open on demand.
+
+    Args:
+        path: The page.
+        chapters: At least one.
+        title: Headline of the page.
+        lead: Paragraph below it.
+        commands: What to try next: a sentence and a command each.
+
+    Raises:
+        InputError: A chapter without a finished run.
+        OutputError: The page cannot be written.
+        RsfuseError: Anything else that keeps the page from being made.
+    """
+    path = Path(path)
+    shown = tuple(_show(chapter, path) for chapter in chapters)
+    with explained_failure(path.parent):
+        text = render(
+            "story.html.j2",
+            title=title,
+            lead=lead,
+            first=shown[0],
+            others=shown[1:],
+            commands=commands,
+        )
+    write_page(path, text)
+    return path
+
+
+def _show(chapter: Chapter, path: Path) -> Shown:
+    record = RunRecord.load(chapter.run)
+    with explained_failure(chapter.run):
+        prefix = link_prefix(path, chapter.run)
+        page = match_page(chapter.run, record, link_prefix=prefix)
+        named = record.outputs.get("previews") or {}
+        views = ((page.reference, "reference"), (page.query, "before"))
+        found = ((name, data_uri(chapter.run, named.get(role))) for name, role in views)
+        pictures = tuple((name, uri) for name, uri in found if uri is not None)
+        report = record.outputs.get("report")
+        exists = isinstance(report, str) and (chapter.run / report).is_file()
+        link = f"{prefix}{report}" if exists else ""
+    return Shown(chapter, page, link, pictures)
