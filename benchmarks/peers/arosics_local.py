@@ -3,13 +3,14 @@
 Both images get the same made-up 10 m grid, the query's centre on the reference's. Answer: the
 affine that fits the tie points it calls valid; with fewer than three the global shift; else none.
 
-These releases call `gdal.config_options`, which GDAL has since 3.7; a stand-in is put there first.
+These releases use `gdal.config_options` and data sets as context managers, which GDAL has since 3.7
+and 3.8; stand-ins are put there first.
 """
 
 from contextlib import contextmanager
 
 import numpy as np
-from osgeo import gdal
+from osgeo import gdal, ogr
 from serve import centre_offset, fit_affine, serve, to_gray
 
 
@@ -28,6 +29,17 @@ def config_options(options, **_):
 
 if not hasattr(gdal, "config_options"):
     gdal.config_options = config_options
+
+
+def close(dataset, *_):
+    """Write what is pending and let go of the file."""
+    type(dataset).__swig_destroy__(dataset)
+    dataset.thisown, dataset.this = 0, None
+
+
+for kind in (gdal.Dataset, ogr.DataSource):
+    if not hasattr(kind, "__enter__"):
+        kind.__enter__, kind.__exit__ = (lambda dataset: dataset), close
 
 from arosics import COREG, COREG_LOCAL  # noqa: E402
 from geoarray import GeoArray  # noqa: E402

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsfuse.errors import InputError
+from rsfuse.errors import InputError, RsfuseError
 from rsfuse.matching.data import read_pairs
 from rsfuse.matching.evaluate import Evaluation, evaluate
 from rsfuse.matching.metrics import transform_points
@@ -360,6 +360,19 @@ def test_workers_give_the_same_records_in_the_same_order_on_one_thread_each(
     import os
 
     assert os.environ["OMP_NUM_THREADS"] == "2"
+
+
+def test_worker_that_dies_is_an_error_in_three_beats(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dying_matcher.py").write_text(
+        "import os\ndef die(image0, image1):\n    os._exit(9)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import dying_matcher  # type: ignore[import-not-found]
+
+    with pytest.raises(RsfuseError, match="a worker process ended"):
+        evaluate(dataset, "srif", matcher=dying_matcher.die, workers=2, limit=2)
 
 
 def test_progress_counts_to_the_total(dataset: Path) -> None:

@@ -14,6 +14,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from rsfuse.errors import InputError
+from rsfuse.errors import InputError, RsfuseError
 from rsfuse.matching.data import ImageArray, read_pairs
 from rsfuse.matching.metrics import Interval
 from rsfuse.matching.protocols import PROTOCOLS, Answer, Case, Matcher, Protocol, Record
@@ -260,6 +261,12 @@ def _records(
         try:
             for future in futures:
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise RsfuseError(
+                "a worker process ended before it answered",
+                "Most often the system stopped it because memory ran out.",
+                "Use fewer --workers, or close other programs.",
+            ) from error
         finally:
             for future in futures:
                 future.cancel()
