@@ -317,7 +317,7 @@ def test_only_the_page_is_written(match_run: MakeRun) -> None:
         lambda record: record.update(inputs=None),
         lambda record: record.update(seconds="long"),
         lambda record: record["result"].update(transform_px=[["a"]]),
-        lambda record: record["result"].update(preview_scale="wide"),
+        lambda record: record["inputs"][0].update(shape="wide"),
         lambda record: record["result"].update(tie_points=[1, 2]),
         lambda record: record["outputs"].update(tie_points=["absent.csv"]),
         lambda record: record["diagnostics"].update(stages=[{"seconds": "x"}]),

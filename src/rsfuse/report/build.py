@@ -69,7 +69,8 @@ def explained_failure(folder: Path) -> Iterator[None]:
 def render(template: str, **context: Any) -> str:
     """The text of a page: template, style sheet and script in one file."""
     environment = _environment()
-    style, script = _source("style.css"), _source("viewer.js")
+    style = _source("style.css")
+    script = "\n".join(_source(f"{part}.js") for part in ("drawing", "viewer", "controls"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return environment.get_template(template).render(
         style=style, script=script, script_hash=f"sha256-{digest}", **context

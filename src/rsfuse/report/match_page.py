@@ -284,8 +284,7 @@ def _viewer(folder: Path, record: RunRecord, points: TiePoints | None) -> Viewer
     images = {role: uri for role, uri in found.items() if uri is not None}
     if "reference" not in images:
         return None
-    height, width = _input(record, "reference").get("shape", (0, 0))
-    scale = float(record.result.get("preview_scale") or 1.0)
+    height, width = (int(side) for side in _input(record, "reference")["shape"])
     drawn = _drawn_points(points, record)
     count = len(drawn["x"])
     note = ""
@@ -293,8 +292,8 @@ def _viewer(folder: Path, record: RunRecord, points: TiePoints | None) -> Viewer
         note = f"{count:,} of {len(points):,} tie points are drawn, evenly picked."
     return Viewer(
         images=images,
-        width=max(1, round(width / scale)),
-        height=max(1, round(height / scale)),
+        width=width,
+        height=height,
         data={
             "reference": [width, height],
             "geotransform": _geotransform(record, points),

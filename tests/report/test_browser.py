@@ -1,0 +1,509 @@
+"""The page in a real browser: headless Chromium, driven over its debugging pipe.
+
+Nothing but the standard library talks to the browser: messages are JSON ended by a zero byte, see
+https://chromedevtools.github.io/devtools-protocol/ (flag `--remote-debugging-pipe`).
+"""
+
+import base64
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsfuse.report import Chapter, build_report, build_story
+
+pytestmark = pytest.mark.browser
+
+LAPTOP, PHONE = (1280, 900), (390, 844)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --remote-debugging-pipe"
+)
+# The browser reads commands from file descriptor 3 and answers on 4.
+LAUNCHER = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for number, pipe in enumerate(pipes, start=3):
+    os.dup2(pipe, number)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+
+
+class Browser:
+    """One tab of a headless Chromium."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        to_read, self._write = os.pipe()
+        self._read, to_write = os.pipe()
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", LAUNCHER, str(to_read), str(to_write)),
+                *(program, *FLAGS.split(), f"--user-data-dir={profile}"),
+            ],
+            pass_fds=(to_read, to_write),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_read)
+        os.close(to_write)
+        self._buffer = b""
+        self._count = 0
+        self._session: str | None = None
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def close(self) -> None:
+        self._session = None
+        self.call("Browser.close")
+        self._process.wait(timeout=20)
+        os.close(self._read)
+        os.close(self._write)
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command and return its result; events that arrive meanwhile are kept."""
+        self._count += 1
+        message = {"id": self._count, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._receive()
+            if answer.get("id") == self._count:
+                assert "error" not in answer, answer
+                return dict(answer["result"])
+            self.events.append(answer)
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            chunk = os.read(self._read, 1 << 20)
+            assert chunk, "the browser went away"
+            self._buffer += chunk
+        line, self._buffer = self._buffer.split(b"\0", 1)
+        return dict(json.loads(line))
+
+    def open(self, page: Path, state: str = "", *, size: tuple[int, int] = LAPTOP) -> None:
+        """Show a page and wait until its viewers have drawn."""
+        self.events.clear()
+        phone = size == PHONE
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=size[0],
+            height=size[1],
+            deviceScaleFactor=1,
+            mobile=phone,
+        )
+        self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
+        self.call("Page.navigate", url="about:blank")
+        self.call("Page.navigate", url=f"{page.as_uri()}{state}")
+        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+        if self.js("document.querySelector('canvas') !== null"):
+            self.wait("document.querySelector('.viewer').dataset.ready === 'yes'")
+            self.settle()
+
+    def js(self, expression: str) -> Any:
+        """The value of an expression, promises awaited."""
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def wait(self, claim: str) -> None:
+        end = time.monotonic() + 20
+        while not self.js(claim):
+            assert time.monotonic() < end, f"never true: {claim}"
+            time.sleep(0.02)
+
+    def settle(self) -> None:
+        """Wait for two frames, so that what was asked for is drawn."""
+        self.js("new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")
+
+    def canvas(self) -> np.ndarray:
+        """The first canvas as (H, W, 3) uint8."""
+        self.settle()
+        uri = self.js("document.querySelector('canvas').toDataURL()")
+        content = base64.b64decode(uri.split(",")[1])
+        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+    def centre(self, selector: str) -> tuple[float, float]:
+        """The centre of an element in the window, scrolled into view."""
+        x, y = self.js(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            "e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"
+            "return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
+        return x, y
+
+    def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+
+    def click(self, x: float, y: float) -> None:
+        for kind in ("mousePressed", "mouseReleased"):
+            self.mouse(kind, x, y, button="left", clickCount=1)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        self.mouse("mouseMoved", *start)
+        self.mouse("mousePressed", *start, button="left", buttons=1, clickCount=1)
+        self.mouse("mouseMoved", *end, button="left", buttons=1)
+        self.mouse("mouseReleased", *end, button="left", clickCount=1)
+        self.settle()
+
+    def press(self, key: str, code: int = 0) -> None:
+        text = {"text": key} if len(key) == 1 else {}
+        keys = {"key": key, "windowsVirtualKeyCode": code or ord(key[0])}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **keys, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **keys)
+        self.settle()
+
+    def touch(self, kind: str, *points: tuple[float, float]) -> None:
+        touches = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+        self.call("Input.dispatchTouchEvent", type=kind, touchPoints=touches)
+
+    def readout(self) -> str:
+        return str(self.js("document.querySelector('.readout').textContent"))
+
+    def checked(self, control: str) -> str:
+        selector = json.dumps(f"[data-control='{control}'] input:checked")
+        return str(self.js(f"document.querySelector({selector}).value"))
+
+    def complaints(self) -> list[str]:
+        """Console messages, uncaught errors, blocked content and requests beyond the page."""
+        self.settle()
+        found = []
+        for event in self.events:
+            method, parameters = event.get("method"), event.get("params", {})
+            if method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
+                found.append(json.dumps(parameters))
+            if method == "Network.requestWillBeSent":
+                url = parameters["request"]["url"]
+                if not url.startswith("data:") and parameters.get("type") != "Document":
+                    found.append(url)
+        return found
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(
+    shared_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    found = {s: build_report(run, folder / f"{s}.html") for s, run in shared_runs.items()}
+    chapters = [Chapter(run=run, title=f"A pair that is {s}") for s, run in shared_runs.items()]
+    found["story"] = build_story(
+        folder / "index.html", chapters, title="A story", lead="Three runs."
+    )
+    return found
+
+
+def colourfulness(picture: np.ndarray) -> float:
+    """Mean spread of red, green and blue: the optical picture has some, the radar picture none."""
+    values = picture.astype(float)
+    return float((values.max(axis=2) - values.min(axis=2)).mean())
+
+
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+@pytest.mark.parametrize("name", ["ok", "weak", "refused", "story"])
+def test_page_shows_without_complaint_request_or_overflow(
+    browser: Browser, pages: dict[str, Path], name: str, size: tuple[int, int]
+) -> None:
+    browser.open(pages[name], size=size)
+    assert browser.complaints() == []
+    assert browser.js("document.documentElement.scrollWidth <= innerWidth")
+    assert colourfulness(browser.canvas()) > 5
+
+
+def test_swipe_shows_reference_left_and_query_right(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    browser.open(pages["ok"], "#ties=0")
+    picture = browser.canvas()
+    middle = picture.shape[1] // 2
+    assert colourfulness(picture[60:, middle - 200 : middle - 20]) > 25
+    assert colourfulness(picture[60:, middle + 20 : middle + 200]) < 3
+
+
+def test_divider_follows_the_mouse(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["ok"], "#ties=0")
+    x, y = browser.centre("canvas")
+    browser.drag((x, y), (x - 160, y + 30))
+    picture = browser.canvas()
+    middle = picture.shape[1] // 2
+    assert colourfulness(picture[60:, middle - 140 : middle - 20]) < 3
+    assert float(browser.js("document.querySelector('[data-control=setting]').value")) < 30
+
+
+def test_checker_alternates(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["ok"], "#ties=0&mode=checker&setting=100")
+    picture = browser.canvas()
+    columns = range(3, 8)  # squares well inside the picture
+    grey = [colourfulness(picture[310:390, 100 * i + 10 : 100 * i + 90]) < 12 for i in columns]
+    assert grey in ([True, False] * 2 + [True], [False, True] * 2 + [False])
+
+
+def test_opacity_blends(browser: Browser, pages: dict[str, Path]) -> None:
+    found = []
+    for setting in (0, 50, 100):
+        browser.open(pages["ok"], f"#ties=0&mode=opacity&setting={setting}")
+        found.append(browser.canvas()[100:, 400:800].astype(float))
+    assert colourfulness(found[0]) > 25
+    assert colourfulness(found[2]) < 3
+    np.testing.assert_allclose(found[1], (found[0] + found[2]) / 2, atol=2)
+
+
+def test_flicker_alternates(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["ok"], "#ties=0&mode=flicker&setting=2.5")
+    seen = set()
+    end = time.monotonic() + 10
+    while len(seen) < 2 and time.monotonic() < end:
+        seen.add(colourfulness(browser.canvas()[100:, 400:800]) > 12)
+    assert seen == {True, False}
+
+
+def test_before_and_after_are_different_pictures(browser: Browser, pages: dict[str, Path]) -> None:
+    pictures = {}
+    for layer in ("before", "after"):
+        browser.open(pages["ok"], f"#ties=0&mode=opacity&setting=100&layer={layer}")
+        assert browser.checked("layer") == layer
+        pictures[layer] = browser.canvas().astype(float)
+    assert np.abs(pictures["before"] - pictures["after"]).mean() > 10
+
+
+def test_readout_follows_the_pointer_in_pixels_and_on_the_ground(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    browser.open(pages["ok"], "#ties=0")
+    x, y = browser.centre("canvas")
+    browser.mouse("mouseMoved", x, y)
+    browser.settle()
+    # The centre of the 1024 x 1024 reference with 10 m pixels.
+    assert "x 512" in browser.readout()
+    assert "505120, 5394880 (EPSG:32631)" in browser.readout()
+
+
+def test_tie_point_under_the_pointer_is_described(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["refused"])
+    left, top, zoom = browser.js(
+        "(() => { const c = document.querySelector('canvas'); c.scrollIntoView({block: 'center'});"
+        "const b = c.getBoundingClientRect(), z = Math.min(b.width, b.height) / 1024;"
+        "return [b.x + (b.width - 1024 * z) / 2, b.y + (b.height - 1024 * z) / 2, z]; })()"
+    )
+    data = browser.js("JSON.parse(document.querySelector('.viewer script').textContent).points")
+    browser.mouse("mouseMoved", left + data["x"][0] * zoom, top + data["y"][0] * zoom)
+    assert f"residual {data['r'][0]:.2f} px" in browser.readout()
+    assert "kept" in browser.readout() or "held out" in browser.readout()
+
+
+def test_wheel_scrolls_the_page_until_the_picture_was_clicked(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    browser.open(pages["ok"], "#ties=0&mode=opacity")
+    x, y = browser.centre("canvas")
+    still = browser.canvas()
+    browser.mouse("mouseWheel", x, y, deltaX=0, deltaY=-100)
+    browser.wait("!document.querySelector('.hint').hidden")
+    np.testing.assert_array_equal(browser.canvas(), still)
+    x, y = browser.centre("canvas")
+    browser.click(x, y)
+    browser.mouse("mouseWheel", x, y, deltaX=0, deltaY=-100)
+    browser.wait("document.querySelector('canvas').classList.contains('zoomed')")
+    assert (browser.canvas() != still).any()
+
+
+def test_zoom_keeps_what_is_under_the_pointer(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["ok"], "#ties=0&mode=opacity")
+    x, y = browser.centre("canvas")
+    browser.click(x + 120, y - 80)
+    before = browser.readout().split(" px")[0]
+    browser.mouse("mouseWheel", x + 120, y - 80, deltaX=0, deltaY=-400)
+    browser.wait("document.querySelector('canvas').classList.contains('zoomed')")
+    browser.mouse("mouseMoved", x + 120, y - 80)
+    assert browser.readout().split(" px")[0] == before
+
+
+def test_dragging_moves_a_zoomed_picture(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["ok"], "#ties=0&mode=opacity&zoom=4")
+    x, y = browser.centre("canvas")
+    browser.mouse("mouseMoved", x, y)
+    before = browser.readout()
+    browser.drag((x - 100, y), (x, y + 50))
+    browser.mouse("mouseMoved", x, y)
+    assert browser.readout() != before
+    browser.mouse("mouseMoved", x + 100, y + 50)
+    assert browser.readout() == before
+
+
+def test_keys_move_zoom_and_choose(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["ok"], "#ties=0")
+    browser.js("document.querySelector('canvas').focus()")
+    for key, mode in (("3", "checker"), ("4", "opacity"), ("1", "swipe"), ("4", "opacity")):
+        browser.press(key)
+        assert browser.checked("mode") == mode
+    browser.press("b")
+    assert browser.checked("layer") == "before"
+    fitted = browser.canvas()
+    browser.press("+")
+    zoomed = browser.canvas()
+    assert (zoomed != fitted).any()
+    browser.press("ArrowRight", 39)
+    assert (browser.canvas() != zoomed).any()
+    browser.press("0")
+    np.testing.assert_array_equal(browser.canvas(), fitted)
+
+
+def test_every_control_is_reached_by_the_tab_key(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["ok"])
+    seen = []
+    for _ in range(16):
+        browser.press("Tab", 9)
+        seen.append(
+            browser.js(
+                "(() => { const e = document.activeElement; const c = e.closest('[data-control]');"
+                "return e.dataset.do || (c && c.dataset.control) || e.tagName; })()"
+            )
+        )
+    wanted = [
+        "mode",
+        "layer",
+        "setting",
+        "CANVAS",
+        "in",
+        "out",
+        "fit",
+        "full",
+        "ties",
+        "rejected",
+        "probability",
+    ]
+    assert [name for name in wanted if name not in seen] == []
+    assert seen.index("mode") < seen.index("CANVAS") < seen.index("probability")
+
+
+def test_two_fingers_zoom(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["ok"], "#ties=0", size=PHONE)
+    x, y = browser.centre("canvas")
+    browser.touch("touchStart", (x - 30, y), (x + 30, y))
+    for spread in (45, 60, 90):
+        browser.touch("touchMove", (x - spread, y), (x + spread, y))
+    browser.touch("touchEnd")
+    browser.wait("document.querySelector('canvas').classList.contains('zoomed')")
+
+
+def test_one_finger_moves_the_divider(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["ok"], "#ties=0", size=PHONE)
+    x, y = browser.centre("canvas")
+    browser.touch("touchStart", (x, y))
+    for step in (20, 40, 60, 80):
+        browser.touch("touchMove", (x - step, y))
+    browser.touch("touchEnd")
+    assert float(browser.js("document.querySelector('[data-control=setting]').value")) < 35
+
+
+def test_probability_slider_hides_tie_points(browser: Browser, pages: dict[str, Path]) -> None:
+    counts = []
+    for state in ("#rejected=1", "", "#probability=0.9", "#probability=1"):
+        browser.open(pages["ok"], state)
+        counts.append(
+            int(browser.js("document.querySelector('[data-out=shown]').textContent.split(' ')[0]"))
+        )
+    assert counts[0] == 512
+    assert counts[1] == 416
+    assert 0 < counts[2] < counts[1]
+    assert counts[3] == 0
+
+
+def test_tie_points_are_drawn(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["ok"], "#mode=opacity&setting=100&ties=0")
+    plain = browser.canvas()
+    browser.open(pages["ok"], "#mode=opacity&setting=100")
+    marked = browser.canvas()
+    changed = (plain != marked).any(axis=2)
+    assert 0.005 < changed.mean() < 0.2
+    assert colourfulness(marked[changed][None]) > 40
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["ok", "weak", "refused"])
+def test_text_contrasts_with_its_ground(
+    browser: Browser, pages: dict[str, Path], name: str, scheme: str
+) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.call("Emulation.setEmulatedMedia", features=features)
+    try:
+        browser.open(pages[name])
+        poor = browser.js(CONTRAST)
+        dark = browser.js(
+            "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every((v) => v < 64)"
+        )
+    finally:
+        browser.call("Emulation.setEmulatedMedia", features=[])
+    assert poor == []
+    assert dark == (scheme == "dark")
+
+
+# Every element with text of its own whose contrast is below 4.5 (WCAG 2 AA).
+CONTRAST = """
+(() => {
+  const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (rgb) => rgb.slice(0, 3).map((v) => v / 255)
+    .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = numbers(getComputedStyle(e).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const poor = [];
+  for (const e of document.querySelectorAll("main *")) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !e.checkVisibility() || e.closest(".stage, script")) continue;
+    const style = getComputedStyle(e);
+    const colour = numbers(e.closest("svg") ? style.fill : style.color);
+    const [a, b] = [light(colour), light(ground(e))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) poor.push(`${e.tagName} ${e.className} ${ratio.toFixed(2)}`);
+  }
+  return poor;
+})()
+"""
+
+
+def test_chapter_that_is_opened_later_shows_its_pictures(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    browser.open(pages["story"])
+    browser.js("document.querySelector('details:not([open]).pairbox summary').click()")
+    browser.settle()
+    browser.settle()
+    drawn = browser.js(
+        "(() => { const c = [...document.querySelectorAll('.pairbox canvas')].at(-1);"
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "return [c.width, d.filter((v) => v > 0).length / d.length]; })()"
+    )
+    assert drawn[0] > 300
+    assert drawn[1] > 0.3
