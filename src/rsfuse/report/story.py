@@ -27,6 +27,7 @@ class Chapter:
         run: The run folder.
         title: What the pair is.
         text: A paragraph under the title.
+        pictures: Pictures to show side by side: a caption and a PNG, JPEG or WebP file each.
         summary: One line with the outcome, for the list of chapters.
         tiles: Headline numbers of the comparison with the truth.
         checks: The comparison, row by row.
@@ -35,6 +36,7 @@ class Chapter:
     run: Path
     title: str
     text: str = ""
+    pictures: tuple[tuple[str, Path], ...] = ()
     summary: str = ""
     tiles: tuple[Tile, ...] = ()
     checks: tuple[Check, ...] = ()
@@ -94,9 +96,7 @@ def _show(chapter: Chapter, path: Path) -> Shown:
     with explained_failure(chapter.run):
         prefix = link_prefix(path, chapter.run)
         page = match_page(chapter.run, record, link_prefix=prefix)
-        named = record.outputs.get("previews") or {}
-        views = ((page.reference, "reference"), (page.query, "before"))
-        found = ((name, data_uri(chapter.run, named.get(role))) for name, role in views)
+        found = ((name, data_uri(at.parent, at.name)) for name, at in chapter.pictures)
         pictures = tuple((name, uri) for name, uri in found if uri is not None)
         report = record.outputs.get("report")
         exists = isinstance(report, str) and (chapter.run / report).is_file()
