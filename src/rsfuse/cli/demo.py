@@ -1,0 +1,332 @@
+"""`rsfuse demo`: a simulated pair registered, compared with its truth, and shown on one page."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from rsfuse.cli.options import Json, Output, Overwrite, Progress, Quiet, Seed, Verbose
+from rsfuse.cli.output import emit, progress_reporter
+from rsfuse.errors import InputError
+
+if TYPE_CHECKING:
+    from rsfuse.matching.data import MatchPair
+    from rsfuse.matching.metrics import Transform
+    from rsfuse.report import Chapter, Check, Tile
+    from rsfuse.runs import RunRecord
+    from rsfuse.simulate import MatrixWarp, Scene
+
+# Sets of real pairs below the data folder; the first pair of each category is shown.
+REAL_SETS = ("matching/srif", "matching/s1s2")
+PICTURE_SIDE = 900
+
+COMMANDS = (
+    ("Register two images of the same ground:", "rsfuse match reference.tif query.tif -o out"),
+    (
+        "Apply the transform to another raster of the query's sensor:",
+        "rsfuse apply out/transform.json other.tif -o other_registered.tif",
+    ),
+    ("Make a scene of your own with known truth:", "rsfuse simulate -o scene --warp homography"),
+)
+
+
+def demo(
+    output: Output,
+    size: Annotated[
+        int, typer.Option(min=256, help="Side of the simulated scene in pixels.")
+    ] = 1024,
+    seed: Seed = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="RSFUSE_DATA",
+            help="Folder with real pairs to show as well; by default ../shared/data, if there.",
+        ),
+    ] = None,
+    as_json: Json = False,
+    overwrite: Overwrite = False,
+    progress: Progress = "bar",
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Register a simulated optical and radar image, and write the page index.html about it.
+
+    The radar image is turned, scaled and shifted against the optical one; rsfuse is not told how.
+    The page compares what it found with the truth. Exit code 3 when it was not found.
+    """
+    from rsfuse.report import build_story
+    from rsfuse.runs import EXIT_NOT_OK, prepare_output
+
+    folder = prepare_output(output, overwrite)
+    pairs = real_pairs(data_folder(data))
+    reporter = progress_reporter(progress, quiet=quiet)
+    reporter.start(3 + len(pairs), "demo")
+    try:
+        simulated = simulated_chapter(folder, size, seed, advance=reporter.advance)
+        real = []
+        for pair in pairs:
+            real.append(real_chapter(folder / "real", pair))
+            reporter.advance()
+        page = build_story(
+            folder / "index.html",
+            [simulated.chapter, *(told.chapter for told in real)],
+            title="Two images that look nothing alike, registered",
+            lead=simulated.lead,
+            commands=COMMANDS,
+        )
+        reporter.advance()
+    finally:
+        reporter.finish()
+    outcome: dict[str, Any] = {"page": page, **simulated.outcome}
+    if real:
+        outcome["real_pairs"] = {told.chapter.title: told.outcome for told in real}
+    emit(outcome, as_json)
+    if simulated.outcome["status"] != "ok":
+        raise typer.Exit(EXIT_NOT_OK)
+
+
+class Told(NamedTuple):
+    """A chapter, its opening sentence and what is printed about it."""
+
+    chapter: "Chapter"
+    lead: str
+    outcome: dict[str, Any]
+
+
+def simulated_chapter(folder: Path, size: int, seed: int, *, advance: Callable[[], None]) -> Told:
+    """Simulate a scene, register its radar image onto its optical one, compare with the truth."""
+    from rsfuse.report import Chapter
+    from rsfuse.report.wording import pixels, seconds
+    from rsfuse.simulate import simulate_scene, write_scene
+
+    scene = simulate_scene(size, seed=seed)
+    warp = turned(scene)
+    written = write_scene(folder / "scene", scene, modalities=("ms", "sar"), warp=warp)
+    optical, radar = written.images["ms"], written.images["sar"]
+    pictures = (
+        ("optical, the reference", save_picture(optical, folder / "pictures" / "optical.webp")),
+        ("radar, the query", save_picture(radar, folder / "pictures" / "radar.webp")),
+    )
+    advance()
+    record, found = register(optical, radar, folder / "match")
+    advance()
+    true = pose(warp.matrix, scene.shape)
+    chapter = Chapter(
+        run=folder / "match",
+        title="The same ground, two sensors",
+        text=f"A simulated scene of {size} × {size} pixels, seen by an optical sensor and by a "
+        f"radar. The radar image was turned by {true.rotation_deg:.1f}°, scaled by "
+        f"{true.scale:.3f} and shifted by {math.hypot(true.x, true.y):.0f} pixels. Its "
+        "georeference does not know.",
+        pictures=pictures,
+    )
+    if found is None:
+        lead = "This time rsfuse did not find how the second image lies on the first, and says so."
+        return Told(chapter, lead, {**summary(record), "error_px": None})
+    error = transform_error(found, warp.matrix, scene.shape, scene.shape)
+    lead = (
+        f"rsfuse found how the second image lies on the first to {pixels(error['mean'])} on "
+        f"average, in {seconds(record.seconds)}, without a starting point and without training."
+    )
+    chapter = replace(
+        chapter,
+        tiles=error_tiles(error, scene.gsd_m / true.scale),
+        checks=checks(true, pose(found, scene.shape)),
+    )
+    return Told(chapter, lead, {**summary(record), "error_px": error})
+
+
+def real_chapter(folder: Path, pair: "MatchPair") -> Told:
+    """Register a real pair and compare with the transform that its data set states."""
+    from rsfuse.report import Chapter
+    from rsfuse.report.wording import pixels, seconds
+
+    run = folder / re.sub(r"[^A-Za-z0-9.-]+", "_", pair.id)
+    record, found = register(pair.reference, pair.query, run)
+    error, outcome = None, ""
+    if found is not None:
+        reference, query = (tuple(item["shape"]) for item in record.inputs)
+        error = transform_error(found, pair.truth, reference, query)
+        outcome = f"{pixels(error['mean'])} from the stated transform, "
+    chapter = Chapter(
+        run=run,
+        title=pair.category,
+        text=f"{pair.id}: {pair.modality[0]} (reference) and {pair.modality[1]} (query).",
+        summary=f"{outcome}{seconds(record.seconds)}",
+    )
+    return Told(chapter, "", {**summary(record), "error_px": error})
+
+
+def register(reference: Path, query: Path, folder: Path) -> "tuple[RunRecord, Transform | None]":
+    """Match two images and leave the run folder with its page.
+
+    Returns:
+        The record, and the transform that the run claims; None where it was refused.
+    """
+    from rsfuse.matching.predict import match
+    from rsfuse.report import build_report
+    from rsfuse.runs import RunRecord, prepare_output
+
+    result = match(reference, query)
+    result.save(prepare_output(folder, overwrite=True))
+    build_report(folder)
+    found = result.transform
+    if result.status == "refused" or found is None:
+        return RunRecord.load(folder), None
+    return RunRecord.load(folder), found.apply if found.matrix is None else found.matrix
+
+
+def turned(scene: "Scene") -> "MatrixWarp":
+    """A warp by a rotation of 8° to 20°, a scale of 0.93 to 1.08 and a shift of 4 % of the side."""
+    import numpy as np
+
+    from rsfuse.simulate import MatrixWarp
+
+    rng = np.random.default_rng([scene.seed, 1])
+    angle = np.deg2rad(rng.uniform(8.0, 20.0)) * rng.choice([-1.0, 1.0])
+    scale = np.exp(rng.uniform(0.03, 0.075) * rng.choice([-1.0, 1.0]))
+    way = rng.uniform(0, 2 * np.pi)
+    h, w = scene.shape
+    centre = np.array([w / 2, h / 2])
+    shift = 0.04 * max(h, w) * np.array([np.cos(way), np.sin(way)])
+    matrix = np.eye(3)
+    matrix[:2, :2] = scale * np.array(
+        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    )
+    matrix[:2, 2] = centre + shift - matrix[:2, :2] @ centre
+    return MatrixWarp(matrix, "affine")
+
+
+class Pose(NamedTuple):
+    """How a transform turns, scales and moves the centre of the reference."""
+
+    rotation_deg: float
+    scale: float
+    x: float
+    y: float
+
+
+def pose(transform: "Transform", shape: tuple[int, int]) -> Pose:
+    """The pose of a transform from reference pixels to query pixels."""
+    import numpy as np
+
+    from rsfuse.matching.metrics import transform_points
+
+    centre = np.array([shape[1] / 2, shape[0] / 2])
+    steps = np.array([[0.0, 0.0], [0.5, 0.0], [-0.5, 0.0], [0.0, 0.5], [0.0, -0.5]])
+    moved = transform_points(transform, centre + steps)
+    along_x, along_y = moved[1] - moved[2], moved[3] - moved[4]
+    turn = np.arctan2(along_x[1] - along_y[0], along_x[0] + along_y[1])
+    area = along_x[0] * along_y[1] - along_x[1] * along_y[0]
+    shift = moved[0] - centre
+    return Pose(
+        rotation_deg=float(np.rad2deg(turn)),
+        scale=float(np.sqrt(abs(area))),
+        x=float(shift[0]),
+        y=float(shift[1]),
+    )
+
+
+def checks(true: Pose, found: Pose) -> "tuple[Check, ...]":
+    """True and found pose, row by row."""
+    from rsfuse.report import Check
+
+    rows = (
+        ("Rotation", "{:.3f}°", true.rotation_deg, found.rotation_deg),
+        ("Scale", "{:.5f}", true.scale, found.scale),
+        ("Shift of the centre, x", "{:.2f} px", true.x, found.x),
+        ("Shift of the centre, y", "{:.2f} px", true.y, found.y),
+    )
+    return tuple(
+        Check(name, *(form.format(v).replace("-", "−") for v in (a, b, abs(a - b))))
+        for name, form, a, b in rows
+    )
+
+
+def error_tiles(error: dict[str, float], pixel_m: float) -> "tuple[Tile, ...]":
+    """Mean and largest error in pixels and on the ground."""
+    from rsfuse.report import Tile
+    from rsfuse.report.wording import metres, pixels
+
+    names = {"mean": "Mean error over the image", "most": "Largest error"}
+    return tuple(
+        Tile(name, pixels(error[key]), f"{metres(error[key] * pixel_m)} on the ground")
+        for key, name in names.items()
+    )
+
+
+def transform_error(
+    found: "Transform", truth: "Transform", shape0: tuple[int, int], shape1: tuple[int, int]
+) -> dict[str, float]:
+    """Mean and largest distance of two transforms over the common ground, in query pixels."""
+    from rsfuse.matching.metrics import grid_errors
+
+    errors = grid_errors(found, truth, shape0, shape1)
+    return {"mean": float(errors.mean()), "most": float(errors.max())}
+
+
+def summary(record: "RunRecord") -> dict[str, Any]:
+    """Status, confidence and duration of a run."""
+    keys = ("status", "confidence", "seconds")
+    return {key: getattr(record, key) for key in keys}
+
+
+def save_picture(image: Path, path: Path) -> Path:
+    """A reduced picture of a raster: its red, green and blue, or its first band."""
+    import numpy as np
+    from PIL import Image
+
+    from rsfuse.geo.raster import open_raster
+    from rsfuse.runs import atomic_path
+
+    with open_raster(image) as source:
+        shrink = max(1.0, max(source.shape) / PICTURE_SIDE)
+        h, w = (max(1, round(side / shrink)) for side in source.shape)
+        colours = ("red", "green", "blue")
+        bands = colours if set(colours) <= set(source.bands) else source.bands[:1]
+        raster = source.read(shape=(h, w), bands=bands)
+    layers = np.zeros(raster.data.shape, np.uint8)
+    for layer, band in zip(layers, raster.data, strict=True):
+        values = band[raster.valid] if raster.valid.any() else np.zeros(1)
+        low, high = np.percentile(values, (1, 99))
+        layer[raster.valid] = np.clip(255 * (values - low) / max(high - low, 1e-9), 0, 255)
+    colour = np.broadcast_to(np.moveaxis(layers, 0, -1), (*layers.shape[1:], 3))
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(colour)).save(temporary, quality=85)
+    return path
+
+
+def data_folder(named: Path | None) -> Path | None:
+    """The folder with real pairs: as named, else `shared/data` beside the clone, else None.
+
+    Raises:
+        InputError: A folder was named and holds no pairs.
+    """
+    folder = named or Path(__file__).resolve().parents[4] / "shared" / "data"
+    if (folder / "matching").is_dir():
+        return folder
+    if named is not None:
+        raise InputError(
+            f"{named} holds no real pairs",
+            "the folder of --data or RSFUSE_DATA needs a folder named matching",
+            "name another folder, or leave it out for the simulated pair alone",
+        )
+    return None
+
+
+def real_pairs(data: Path | None) -> "tuple[MatchPair, ...]":
+    """The first pair of each category of the sets that are there."""
+    if data is None:
+        return ()
+    from rsfuse.matching.data import read_pairs
+
+    first: dict[str, MatchPair] = {}
+    for name in REAL_SETS:
+        if (data / name / "index.json").is_file():
+            for pair in read_pairs(data / name):
+                first.setdefault(pair.category, pair)
+    return tuple(first.values())
