@@ -2,7 +2,8 @@
 
 Everything runs as a user would run it, in a process of its own: `rsfuse simulate` makes the pair
 once, `rsfuse match` registers it; wall time and the peak of the memory of the whole process tree
-are taken from outside, and the stored transform is compared with the simulated truth.
+are taken from outside, and the stored transform is compared with the simulated truth. Simulated
+images say how fast and how large, never how accurate on real ones.
 """
 
 from __future__ import annotations
@@ -13,11 +14,28 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from rsfuse.errors import RsfuseError
+from rsfuse.matching.metrics import FloatArray, distances, grid_nodes, transform_points
+from rsfuse.runs import RunRecord, read_json
 
 POLL_S = 0.1
+REFERENCE, QUERY = "ms.tif", "sar.tif"
+
+COLUMNS = (
+    ("group", "pair"),
+    ("status", "status"),
+    ("seconds", "match s"),
+    ("peak_gb", "match peak GB"),
+    ("grid_error_px", "mean error px"),
+    ("kept", "tie points"),
+    ("confidence", "confidence"),
+    ("simulate_seconds", "simulate s"),
+    ("simulate_peak_gb", "simulate peak GB"),
+)
 
 
 class Measured(NamedTuple):
@@ -98,3 +116,69 @@ def rsfuse_command(*arguments: str) -> Measured:
             f"Run it by itself: rsfuse {' '.join(arguments)}",
         )
     return measured
+
+
+def measure_big(folder: Path, run_folder: Path, *, size: int, seed: int) -> dict[str, Any]:
+    """Register the pair in `folder`, made there if it is missing, and compare with its truth.
+
+    Args:
+        folder: A folder of `rsfuse simulate` with ms.tif and sar.tif.
+        run_folder: Where `rsfuse match` writes; an earlier run there is replaced.
+        size: Side of the pair in pixels, if it has to be made.
+        seed: Seed of the scene, if it has to be made.
+
+    Raises:
+        RsfuseError: A command failed.
+    """
+    simulated = None
+    if not (folder / "scene.json").is_file():
+        simulated = rsfuse_command(
+            *("simulate", "-o", str(folder), "--size", str(size), "--gsd", "1"),
+            *("--modalities", "ms,sar", "--warp", "affine", "--seed", str(seed)),
+            *("--progress", "none"),
+        )
+    reference, query = folder / REFERENCE, folder / QUERY
+    matched = rsfuse_command(
+        *("match", str(reference), str(query), "-o", str(run_folder), "--overwrite"),
+        *("--progress", "none"),
+    )
+    run = RunRecord.load(run_folder)
+    h, w = run.inputs[0]["shape"]
+    return {
+        "id": folder.name,
+        "group": f"optical-sar {w} x {h}",
+        "status": run.status,
+        "confidence": run.confidence,
+        "exception": None,
+        "grid_error_px": _error_px(run, run_folder, folder),
+        "kept": run.result.get("tie_points", {}).get("kept", 0),
+        "seconds": matched.seconds,
+        "peak_gb": matched.peak_bytes / 1e9,
+        "simulate_seconds": None if simulated is None else simulated.seconds,
+        "simulate_peak_gb": None if simulated is None else simulated.peak_bytes / 1e9,
+    }
+
+
+def _error_px(run: RunRecord, run_folder: Path, folder: Path) -> float | None:
+    """Mean grid error of a run against the simulated truth; None when it was refused."""
+    if run.status == "refused":
+        return None
+    truth = np.array(read_json(folder / "truth" / "transform.json")["transform_px"])
+    shape0, shape1 = (tuple(entry["shape"]) for entry in run.inputs[:2])
+    nodes = grid_nodes(truth, shape0, shape1)
+    matrix = run.result.get("transform_px")
+    if matrix is not None:
+        found = transform_points(np.array(matrix, dtype=np.float64), nodes)
+    else:
+        found = nodes + _displacement_at(run_folder / str(run.outputs["displacement"]), nodes)
+    return float(np.mean(distances(found, transform_points(truth, nodes))))
+
+
+def _displacement_at(path: Path, nodes: FloatArray) -> FloatArray:
+    """Values of a two-band displacement raster in the pixels that hold the nodes."""
+    from rsfuse.geo.grid import Window
+    from rsfuse.geo.raster import open_raster
+
+    with open_raster(path) as source:
+        pixels = [source.read(Window(int(x), int(y), 1, 1)).data[:2, 0, 0] for x, y in nodes]
+    return np.array(pixels, dtype=np.float64)

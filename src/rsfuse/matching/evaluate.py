@@ -123,12 +123,15 @@ class Evaluation:
         }
 
     def save(self, out_dir: str | Path) -> Path:
-        """Write `metrics.json`, `table.txt` and `figure.svg`; return the folder."""
+        """Write `metrics.json`, `table.txt` and, but for `big`, `figure.svg`; return the folder."""
         from rsfuse.matching.evaluation_figure import draw
         from rsfuse.runs import atomic_path, write_json
 
         folder = Path(out_dir)
-        for name, text in ((TABLE_FILE, self.table() + "\n"), (FIGURE_FILE, draw(self))):
+        texts = {TABLE_FILE: self.table() + "\n"}
+        if self.protocol != "big":
+            texts[FIGURE_FILE] = draw(self)
+        for name, text in texts.items():
             with atomic_path(folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         write_json(folder / METRICS_FILE, self.to_dict())
@@ -220,6 +223,50 @@ def evaluate(
             "workers": workers,
             "pairs": len(pairs),
         },
+        started=started,
+        seconds=time.perf_counter() - start,
+    )
+    if out_dir is not None:
+        result.save(out_dir)
+    return result
+
+
+def evaluate_big(
+    folder: str | Path,
+    *,
+    size: int = 10_000,
+    seed: int = 0,
+    out_dir: str | Path | None = None,
+) -> Evaluation:
+    """The protocol `big`: wall time, memory and error on a large simulated optical-SAR pair.
+
+    Args:
+        folder: Folder of the simulated pair; the pair is made there if it is missing.
+        size: Side of the pair in pixels, if it has to be made.
+        seed: Seed of the scene.
+        out_dir: Folder for `metrics.json`, `table.txt` and the run itself (`match/`).
+
+    Raises:
+        RsfuseError: A command failed.
+    """
+    import tempfile
+    import time
+
+    from rsfuse.matching.big import COLUMNS, measure_big
+    from rsfuse.runs import utc_now
+
+    started, start = utc_now(), time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="rsfuse-big-") as temporary:
+        run_folder = Path(temporary if out_dir is None else out_dir) / "match"
+        record = measure_big(Path(folder), run_folder, size=size, seed=seed)
+    result = Evaluation(
+        protocol="big",
+        dataset=str(folder),
+        method="rsfuse",
+        rows=(record,),
+        columns=COLUMNS,
+        records=(record,),
+        parameters={"seed": seed, "size": size},
         started=started,
         seconds=time.perf_counter() - start,
     )
