@@ -10,7 +10,8 @@ def test_convention_oriented_boxes() -> None:
     # screen, so its angle is positive; then the same one described from another corner; then one
     # that stands upright, whose angle is -pi/2 and never +pi/2.
     along, across = np.array([6.0, 8.0]), np.array([-3.2, 2.4])
-    tilted = np.array([20.0, 30.0]) + [0 * along, along, along + across, across]
+    start = np.array([20.0, 30.0])
+    tilted = np.stack([start, start + along, start + along + across, start + across])
     upright = np.array([[0, 0], [0, 10], [-4, 10], [-4, 0]], float)
     boxes = corners_to_boxes(np.stack([tilted, np.roll(tilted, 1, axis=0), upright]))
     angle = np.arctan2(4, 3)
