@@ -31,9 +31,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[report]" --group dev
 	@touch $@
 
-demo: setup ## register a simulated optical-SAR pair and make the page demo/report.html
+demo: setup ## register a simulated optical-SAR pair and make the page demo/index.html
 	@$(BIN)/rsfuse demo -o demo --overwrite
-	@echo "Open $(CURDIR)/demo/report.html in a browser."
+	@echo "Open $(CURDIR)/demo/index.html in a browser."
 
 test: setup ## run the tests, without those marked slow
 	@$(BIN)/python -m pytest
