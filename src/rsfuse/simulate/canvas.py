@@ -4,6 +4,7 @@ Points are (x, y) in metres from the upper left corner of the scene, x right, y 
 turns them into pixels of the canvas, and only `_mask` shifts by the half pixel that OpenCV needs.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -82,8 +83,7 @@ class Canvas:
             return
         rows, columns, mask = found
         if only:
-            here = self.material[rows, columns]
-            mask = mask & np.isin(here, [ID[name] for name in only])
+            mask = mask & _among(only)[self.material[rows, columns]]
         self.material[rows, columns][mask] = ID[material]
         self.variant[rows, columns][mask] = variant
         if grain_rad is not None:
@@ -110,14 +110,22 @@ class Canvas:
         if found is None:
             return False
         here = self.material[found.rows, found.columns][found.mask]
-        return bool(np.isin(here, [ID[name] for name in materials]).all())
+        return bool(_among(materials)[here].all())
+
+    def touches(self, polygon_m: Points, materials: tuple[str, ...]) -> bool:
+        """Whether any pixel of a polygon is of these materials."""
+        found = _mask(polygon_m / self.step_m, self.material.shape)
+        if found is None:
+            return False
+        here = self.material[found.rows, found.columns][found.mask]
+        return bool(_among(materials)[here].any())
 
     def contains(self, polygon_m: Points) -> bool:
         """Whether a polygon lies wholly inside the scene."""
         return bool(((polygon_m >= 0) & (polygon_m <= self.extent_m)).all())
 
     def is_free(self, polygon_m: Points) -> bool:
-        """Whether nothing has claimed any ground of a polygon (what lies outside counts as free)."""
+        """Whether nothing has claimed any ground of a polygon; what lies outside is free."""
         found = _mask(polygon_m / self._cell_m, self._taken.shape)
         return found is None or not self._taken[found.rows, found.columns][found.mask].any()
 
@@ -133,6 +141,14 @@ class Canvas:
         found = _mask(polygon_m / self._cell_m, self._taken.shape)
         if found is not None:
             self._taken[found.rows, found.columns][found.mask] = 1
+
+
+@functools.cache
+def _among(materials: tuple[str, ...]) -> NDArray[np.bool_]:
+    """For each material id, whether it is one of these."""
+    table = np.zeros(256, bool)
+    table[[ID[name] for name in materials]] = True
+    return table
 
 
 def _mask(polygon: Points, shape: tuple[int, ...]) -> Stencil | None:
@@ -166,3 +182,14 @@ def ribbon(line: Points, width: float, *, offset: float = 0.0) -> Points:
     return np.vstack(
         (line + right * (offset - width / 2), (line + right * (offset + width / 2))[::-1])
     )
+
+
+def inside(points: Points, polygon: Points) -> NDArray[np.bool_]:
+    """Which points (N, 2) lie in a polygon (K, 2), by the even-odd rule."""
+    found = np.zeros(len(points), bool)
+    x, y = points[:, 0], points[:, 1]
+    for (xa, ya), (xb, yb) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        if ya != yb:
+            crosses = (y < ya) != (y < yb)
+            found ^= crosses & (x < xa + (y - ya) * (xb - xa) / (yb - ya))
+    return found

@@ -59,7 +59,7 @@ def _draw_relief(scene: Scene, image: NDArray[np.uint8]) -> None:
     h, w = scene.material.shape
     for start in range(0, h, 512):
         stop = min(start + 512, h)
-        height = terrain.rows((h, w), scene.step_m, start, min(stop + 1, h))
+        height = np.maximum(terrain.rows((h, w), scene.step_m, start, min(stop + 1, h)), 0.0)
         level = np.floor(height / interval).astype(np.int16)
         line = np.zeros((stop - start, w), bool)
         below = np.diff(level, axis=0) != 0

@@ -53,7 +53,7 @@ def form_image(
 def sample(
     ground: NDArray[np.float32] | NDArray[np.uint8], warp: Warp, shape: tuple[int, int]
 ) -> tuple[Image, NDArray[np.bool_]]:
-    """An image (C, h, w) through a warp from a finer image (H, W, C) of the reference, and valid."""
+    """An image (C, h, w) through a warp from a fine one (H, W, C) of the reference, and valid."""
     scale = ground.shape[0] / shape[0]
     inverse = Displacement(warp, shape, inverse=True)
     channels = 1 if ground.ndim == 2 else ground.shape[2]

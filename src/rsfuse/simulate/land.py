@@ -7,12 +7,13 @@ plane then curves all of it alike, so that roads wind and parcels stay beside th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsfuse.simulate.canvas import Points
+from rsfuse.simulate.canvas import Points, inside
 from rsfuse.simulate.noise import generator
 from rsfuse.simulate.terrain import Terrain
 
@@ -22,6 +23,9 @@ _BEND_WAVE_M = (1500.0, 640.0, 330.0)
 
 # Points along a bent line are this far apart.
 _STEP_M = 12.0
+
+# A larger road crosses a pond on a dam, unless it would run further from the shore than this.
+_DEEPEST_CAUSEWAY_M = 14.0
 
 ROAD_WIDTHS_M = {"major": 13.0, "minor": 7.5, "street": 6.5, "track": 3.2}
 
@@ -43,9 +47,9 @@ class Bend:
 
     def turn_rad(self, point: Points) -> float:
         """How far a direction along +x is turned at a point (2,)."""
-        ahead = self(np.stack((point, point + [1.0, 0.0])))
-        dx, dy = ahead[1] - ahead[0]
-        return float(np.arctan2(dy, dx))
+        kx, ky, ax, ay, phase = self.waves.T
+        slope = np.cos(point[0] * kx + point[1] * ky + phase) * kx
+        return float(np.arctan2(slope @ ay, 1.0 + slope @ ax))
 
 
 def make_bend(rng: np.random.Generator) -> Bend:
@@ -135,7 +139,7 @@ def divide_land(
             continue
         piece_area = float(np.clip(area / 25, 1.5e4, 9e4))
         for field in _cut_until(block, piece_area, rng, segments, "track", 0.06):
-            target = max(rng.uniform(0.9, 4.5) * 1e4, (25 * detail_m) ** 2)
+            target = max(rng.lognormal(np.log(2.2e4), 0.6), (25 * detail_m) ** 2)
             cells.extend(
                 Cell(parcel, _rural_use(use, rng))
                 for parcel in _cut_until(field, min(target, area / 40), rng, None, "", 0.03)
@@ -151,7 +155,7 @@ def _place_towns(
     toward = np.array([np.cos(terrain.seaward_rad), np.sin(terrain.seaward_rad)])
     first_radius = float(np.clip(0.24 * size, 60, 1500))
     towns = [Town(np.asarray(terrain.shore_m) - toward * 0.9 * first_radius, first_radius)]
-    wanted = int(np.clip(1 + size**2 / 1.1e7, 1, 45))
+    wanted = int(np.clip(1 + size**2 / 1.8e7, 1, 45))
     for _ in range(20 * wanted):
         if len(towns) == wanted:
             break
@@ -275,7 +279,7 @@ def densify(line: Points, step: float = _STEP_M, *, closed: bool = False) -> Poi
     """A line with points no further apart than `step`."""
     ring = np.vstack((line, line[:1])) if closed else line
     parts = []
-    for a, b in zip(ring[:-1], ring[1:], strict=True):
+    for a, b in pairwise(ring):
         count = max(1, int(np.ceil(np.hypot(*(b - a)) / step)))
         parts.append(a + (b - a) * (np.arange(count) / count)[:, None])
     if not closed:
@@ -284,19 +288,37 @@ def densify(line: Points, step: float = _STEP_M, *, closed: bool = False) -> Poi
 
 
 def _roads(segments: list[tuple[Points, str]], bend: Bend, terrain: Terrain) -> Iterator[Road]:
-    """Roads on the ground, cut where they would run into water; larger ones bridge the river."""
+    """Roads on the ground, cut where they would run into water; larger ones bridge fresh water."""
     order = ("track", "street", "minor", "major")
     for kind in order:
         for ends, its_kind in segments:
             if its_kind != kind:
                 continue
             line = bend(densify(ends))
-            blocked = np.maximum(terrain.sea_m.at(line), terrain.pond_m.at(line)) > -9.0
+            blocked = terrain.sea_m.at(line) > -9.0
+            pond = terrain.pond_m.at(line)
             if kind in ("track", "street"):
-                blocked |= terrain.river_m.at(line) > -5.0
-            for run in _runs(~blocked):
-                if run.stop - run.start >= 3:
-                    yield Road(line[run], ROAD_WIDTHS_M[kind], kind)
+                blocked |= np.maximum(terrain.river_m.at(line), pond) > -5.0
+            elif pond.max() > _DEEPEST_CAUSEWAY_M:
+                blocked |= pond > -9.0
+            yield from _pieces(Road(line, ROAD_WIDTHS_M[kind], kind), ~blocked)
+
+
+def keep_off(roads: tuple[Road, ...], grounds: tuple[Points, ...]) -> tuple[Road, ...]:
+    """The parts of roads that lie outside of polygons."""
+    kept: list[Road] = []
+    for road in roads:
+        outside = np.ones(len(road.line_m), bool)
+        for ground in grounds:
+            outside &= ~inside(road.line_m, ground)
+        kept.extend(_pieces(road, outside))
+    return tuple(kept)
+
+
+def _pieces(road: Road, keep: NDArray[np.bool_]) -> Iterator[Road]:
+    for run in _runs(keep):
+        if run.stop - run.start >= 3:
+            yield road._replace(line_m=road.line_m[run])
 
 
 def _runs(keep: NDArray[np.bool_]) -> Iterator[slice]:

@@ -39,7 +39,7 @@ def sunlit(height_m: Plane, step_m: float, sun: Sun) -> NDArray[np.uint8]:
     """
     x, y, z = sun.toward
     if abs(x) > abs(y):
-        turned = _sweep(cv2.transpose(height_m), step_m, (y, x, z))
+        turned = _sweep(np.asarray(cv2.transpose(height_m), np.float32), step_m, (y, x, z))
         return np.asarray(cv2.transpose(turned), np.uint8)
     return _sweep(height_m, step_m, (x, y, z))
 
@@ -103,4 +103,4 @@ def _slopes(height: Plane, step_m: float, rows: slice) -> tuple[Plane, Plane]:
     kernel = np.array([[-0.5, 0.0, 0.5]], np.float32) / np.float32(step_m)
     along = cv2.filter2D(height, -1, kernel, borderType=cv2.BORDER_REPLICATE)
     down = cv2.filter2D(height, -1, kernel.T, borderType=cv2.BORDER_REPLICATE)
-    return along[rows].copy(), down[rows].copy()
+    return np.array(along[rows], np.float32), np.array(down[rows], np.float32)

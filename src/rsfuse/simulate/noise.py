@@ -1,4 +1,4 @@
-"""Noise of a chosen grain size on a canvas of any size, computed by rows so that memory stays low."""
+"""Noise of a chosen grain size on a canvas of any size, by rows so that memory stays low."""
 
 import zlib
 from dataclasses import dataclass

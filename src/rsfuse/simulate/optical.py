@@ -1,4 +1,4 @@
-"""What a camera sees: blue, green, red and near infrared, in sun and shadow, through air and cloud."""
+"""What a camera sees in blue, green, red and near infrared: sun, shadow, air and cloud."""
 
 from dataclasses import dataclass
 
@@ -69,19 +69,19 @@ class Camera:
         image = self._surface(start, stop)
         direct, sky = light_rows(self.scene, self.lit, self.sun, start, stop)
         if self.clouds is not None:
-            shape = self.lit.shape
-            direct = direct * (1 - 0.85 * self._field(self.clouds.shade, shape, start, stop))
+            direct = direct * (1 - 0.85 * self._share(self.clouds.shade, start, stop))
         image *= (1 - _SKY) * direct[..., None] + _SKY * sky[..., None]
         image *= 1 - 0.5 * self.haze * np.asarray([1.0, 0.85, 0.7, 0.5], np.float32)
         image += _AIR + self.haze * _HAZE
         if self.clouds is not None:
-            opacity = self._field(self.clouds.cover, self.lit.shape, start, stop)[..., None]
+            opacity = self._share(self.clouds.cover, start, stop)[..., None]
             image += opacity * (_CLOUD * (0.8 + 0.2 * opacity) - image)
         return image
 
-    def _field(self, field: Field, shape: tuple[int, ...], start: int, stop: int) -> Plane:
-        rows = field.rows((shape[0], shape[1]), self.scene.step_m, start, stop)
-        return np.clip(rows, 0.0, 1.0)
+    def _share(self, field: Field, start: int, stop: int) -> Plane:
+        h, w = self.lit.shape
+        rows = field.rows((h, w), self.scene.step_m, start, stop)
+        return np.asarray(np.clip(rows, 0.0, 1.0), np.float32)
 
     def _surface(self, start: int, stop: int) -> NDArray[np.float32]:
         """Reflectance of the ground with its texture."""
@@ -178,8 +178,8 @@ def _make_clouds(scene: Scene, share: float, sun: Sun, seed: int) -> Clouds:
     level = float(np.quantile(heaps, 1 - np.clip(share, 0, 1)))
     thick = np.clip((heaps - level) / 0.55 + 0.15, 0, 1)
     opacity = np.asarray(thick**0.7 * (0.80 + 0.2 * thick), np.float32)
-    dx, dy = (int(round(d / step_m)) for d in away_m)
-    shade = cv2.GaussianBlur(opacity, (0, 0), max(12 / step_m, 0.5))
+    dx, dy = (round(d / step_m) for d in away_m)
+    shade = np.asarray(cv2.GaussianBlur(opacity, (0, 0), max(12 / step_m, 0.5)), np.float32)
     return Clouds(
         Field(opacity[reach : reach + h, reach : reach + w], step_m),
         Field(shade[reach - dy : reach - dy + h, reach - dx : reach - dx + w], step_m),

@@ -32,7 +32,8 @@ BANDS = {
     "map": ("red", "green", "blue"),
 }
 
-# Digital numbers: reflectance times 10,000; amplitude (root of sigma0) times 1,000; kelvin times 100.
+# Digital numbers: reflectance times 10,000; amplitude, the root of sigma0, times 1,000; kelvin
+# times 100.
 _REFLECTANCE_DN = 10_000.0
 _AMPLITUDE_DN = 1_000.0
 _KELVIN_DN = 100.0

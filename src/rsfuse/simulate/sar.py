@@ -1,4 +1,4 @@
-"""What a side-looking radar sees: backscatter, layover, shadow, double bounce, bright points, speckle.
+"""What a side-looking radar sees: backscatter, layover, shadow, double bounce, points, speckle.
 
 The sensor looks along the rows of the scene, from the left or from the right, so every row is
 computed by itself. The image is in ground range, corrected for the terrain but not for what stands
@@ -6,7 +6,7 @@ on it: the top of a building lies nearer to the sensor than its foot.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -21,7 +21,10 @@ from rsfuse.simulate.scene import Scene
 NOISE_FLOOR = 10 ** (-27 / 10)
 
 # Shadowed plants still scatter from above and around; shadowed ground returns nothing.
-_SHADED_PLANTS = 0.30
+_SHADED_PLANTS = 0.45
+
+# With pixels from this size on single crowns are not resolved.
+_CROWNS_BLEND_M = 1.6
 
 # A wall lower than this is a kerb.
 _LOWEST_WALL_M = 1.0
@@ -40,6 +43,9 @@ _POINTS_PER_M2 = {
     "flat roof": (0.0018, 0.6, 2.0),
     "tile roof": (0.0012, 0.4, 1.6),
 }
+
+
+_T = TypeVar("_T", bound=np.generic)
 
 
 class Reflectors(NamedTuple):
@@ -77,14 +83,24 @@ class Radar:
         scene = self.scene
         material = self._seen(scene.material[start:stop])
         variant = self._seen(scene.variant[start:stop])
-        height = np.maximum(self._seen(scene.height_m[start:stop]), 0.0)
+        height = self._heights(material, start, stop)
         sigma = self._backscatter(material, variant, start, stop)
         image = self._project(sigma, material, height)
         points = self._bright_points(height, start, stop)
         both = np.stack((image, points), axis=-1)
         return both if self.from_left else np.ascontiguousarray(both[:, ::-1])
 
-    def _seen(self, rows: NDArray[np.generic]) -> NDArray[np.generic]:
+    def _heights(self, material: NDArray[np.uint8], start: int, stop: int) -> Plane:
+        """Heights in order of range; where pixels are as large as crowns, woods are level."""
+        height = np.maximum(self._seen(self.scene.height_m[start:stop]), 0.0)
+        if self.scene.step_m < _CROWNS_BLEND_M:
+            return height
+        plants = (material == ID["broadleaf"]) | (material == ID["conifer"])
+        # Along rows only, so that each row is computed by itself.
+        level = cv2.blur(height, (7, 1))
+        return np.where(plants, level, height)
+
+    def _seen(self, rows: NDArray[_T]) -> NDArray[_T]:
         """Rows in order of range."""
         return rows if self.from_left else rows[:, ::-1]
 
@@ -106,7 +122,7 @@ class Radar:
     def _project(self, sigma: Plane, material: NDArray[np.uint8], height: Plane) -> Plane:
         """Move everything to its range, darken what lies in shadow, add walls and double bounce."""
         step = self.scene.step_m
-        h, w = sigma.shape
+        w = sigma.shape[1]
         cot = 1.0 / np.tan(np.deg2rad(self.incidence_deg))
         fall = (np.arange(w) * (step * cot)).astype(np.float32)
         ray = height + fall
@@ -197,7 +213,8 @@ def _find_reflectors(scene: Scene) -> Reflectors:
         columns.append(x[chosen])
         cross_section = 10.0 ** rng.uniform(low, high, int(chosen.sum()))
         energies.append(0.1 * cross_section / scene.step_m**2)
-    row, column, energy = map(np.concatenate, (rows, columns, energies))
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    energy = np.concatenate(energies)
     order = np.argsort(row, kind="stable")
     return Reflectors(row[order], column[order], energy[order].astype(np.float32))
 
@@ -212,10 +229,10 @@ def speckle(shape: tuple[int, int], looks: float, rng: np.random.Generator) -> P
     side = 0.22
     kernel = np.array([side, 1.0, side])
     kernel /= np.sqrt((kernel**2).sum())
-    field = cv2.sepFilter2D(field, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
+    smooth = cv2.sepFilter2D(field, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
     nodes = np.linspace(-6, 6, 4097)
     quantiles = special.gammaincinv(looks, special.ndtr(nodes)) / looks
-    position = np.clip((field + 6) * np.float32(4096 / 12), 0, 4095)
+    position = np.clip((np.asarray(smooth, np.float32) + 6) * np.float32(4096 / 12), 0, 4095)
     low = position.astype(np.int32)
     part = position - low
     table = quantiles.astype(np.float32)

@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 from rsfuse.errors import InputError
 from rsfuse.simulate import settlement, sites, trees
 from rsfuse.simulate.canvas import Canvas
-from rsfuse.simulate.land import Land, Road, divide_land
+from rsfuse.simulate.land import Land, Road, divide_land, keep_off
 from rsfuse.simulate.materials import LAND_COVER, MATERIALS, land_cover_table
 from rsfuse.simulate.noise import generator
 from rsfuse.simulate.objects import ObjectPainter, Objects
@@ -153,7 +153,7 @@ def simulate_scene(
         relief_m = min(120.0, 0.025 * float(np.sqrt(np.prod(canvas.extent_m))))
     terrain = make_terrain(canvas.extent_m, canvas.step_m, relief_m=relief_m, seed=seed)
     land = divide_land(canvas.extent_m, terrain, detail_m=canvas.step_m, seed=seed)
-    buildings, painter = _paint(canvas, terrain, land, frozenset(objects), gsd_m, seed)
+    buildings, roads, painter = _paint(canvas, terrain, land, frozenset(objects), gsd_m, seed)
     affine = Affine(gsd_m, 0.0, _UPPER_LEFT[0], 0.0, -gsd_m, _UPPER_LEFT[1])
     return Scene(
         geobox=GeoBox(shape, affine, crs),
@@ -163,7 +163,7 @@ def simulate_scene(
         grain=canvas.grain,
         height_m=canvas.height_m,
         terrain_m=terrain.height_m,
-        roads=land.roads,
+        roads=roads,
         buildings=tuple(buildings),
         objects=painter.objects(gsd_m),
         seed=seed,
@@ -199,13 +199,15 @@ def _paint(
     objects: frozenset[str],
     gsd_m: float,
     seed: int,
-) -> tuple[list[Building], ObjectPainter]:
+) -> tuple[list[Building], tuple[Road, ...], ObjectPainter]:
     """Paint everything in its order: ground, roads, sites, houses, trees, movable objects."""
     hedges = settlement.paint_land(canvas, land, terrain, seed)
-    avenues = settlement.paint_roads(canvas, land.roads, seed)
     rng = generator(seed, "sites")
     harbour = sites.harbour(canvas, terrain, rng)
     airfield = sites.airfield(canvas, terrain, land, rng)
+    grounds = (harbour.ground_m, *((airfield.ground_m,) if airfield else ()))
+    roads = keep_off(land.roads, grounds)
+    avenues = settlement.paint_roads(canvas, roads, seed)
     bays = sites.car_parks(canvas, land, rng)
     buildings, gardens = settlement.build(canvas, land, seed)
     buildings += [*harbour.buildings, *(airfield.buildings if airfield else ())]
@@ -227,6 +229,6 @@ def _paint(
         sites.sail(canvas, ship_painter, terrain, generator(seed, "sea"))
     if "vehicles" in objects and seen_m < 4.0:
         sites.traffic(
-            painter.using(generator(seed, "vehicles")), land.roads, bays, generator(seed, "traffic")
+            painter.using(generator(seed, "vehicles")), roads, bays, generator(seed, "traffic")
         )
-    return buildings, painter
+    return buildings, roads, painter

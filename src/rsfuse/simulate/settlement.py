@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rsfuse.simulate.canvas import Canvas, Points, rectangle, ribbon
+from rsfuse.simulate.canvas import Canvas, Points, inside, rectangle, ribbon
 from rsfuse.simulate.land import Cell, Land, Road, densify, long_axis, polygon_area
 from rsfuse.simulate.materials import ID
 from rsfuse.simulate.noise import fractal, generator
@@ -14,6 +14,18 @@ from rsfuse.simulate.trees import Trees, grow
 
 # Undergrowth is a forest to be; its variants say which trees grow on it.
 FOREST_KINDS = ("broadleaf", "conifer", "mixed", "open")
+
+
+# With pixels of this size and more, drives, terraces and sheds are not resolved.
+_GARDENS_M = 1.6
+
+
+class Patch(NamedTuple):
+    """A piece of ground beside a house: paved or lawn."""
+
+    corners_m: Points
+    material: str
+    variant: int
 
 
 class Building(NamedTuple):
@@ -54,9 +66,10 @@ def _paint_cell(
         canvas.fill(ring, "undergrowth", kind, grain_rad=direction)
         return
     if use in ("city", "industry"):
-        variant = 3 if use == "industry" else int(rng.choice([1, 3]))
-        material = "asphalt" if use == "industry" else "grass"
-        canvas.fill(ring, material, variant, grain_rad=direction)
+        grounds = [("asphalt", 3), ("concrete", 3), ("asphalt", 2), ("gravel", 0)]
+        if use == "city":
+            grounds = [("grass", 1), ("grass", 1), ("concrete", 3), ("asphalt", 3)]
+        canvas.fill(ring, *grounds[int(rng.integers(0, 4))], grain_rad=direction)
         return
     if use == "suburb":
         canvas.fill(ring, "grass", 1, grain_rad=direction)
@@ -102,21 +115,9 @@ def _orchard(ring: Points, direction: float, rng: np.random.Generator, step_m: f
         np.arange(u.min() + 4, u.max() - 4, spacing), np.arange(v.min() + 4, v.max() - 4, spacing)
     )
     at = grid[0].reshape(-1, 1) * along + grid[1].reshape(-1, 1) * across
-    at = at[_inside(at, ring)]
+    at = at[inside(at, ring)]
     at = at + rng.normal(0, 0.25, at.shape)
     return grow(at, rng, radius_m=0.36 * spacing, height_m=4.0)
-
-
-def _inside(points: Points, ring: Points) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which points lie in a polygon (even-odd rule)."""
-    inside = np.zeros(len(points), bool)
-    x, y = points[:, 0], points[:, 1]
-    for (xa, ya), (xb, yb) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
-        if ya == yb:
-            continue
-        crosses = (y < ya) != (y < yb)
-        inside ^= crosses & (x < xa + (y - ya) * (xb - xa) / (yb - ya))
-    return inside
 
 
 def _paint_wild(canvas: Canvas, terrain: Terrain, seed: int) -> None:
@@ -139,7 +140,11 @@ def _paint_wild(canvas: Canvas, terrain: Terrain, seed: int) -> None:
         fresh = np.maximum(river, pond)
         green = np.isin(material, (ID["grass"], ID["crop"], ID["bare soil"]))
         pasture = (material == ID["grass"]) & (variant % 4 == 0)
-        wild = (pasture & (wood > 0.75)) | (green & (fresh > -14) & (fresh + 7 * wood > -5))
+        cleared = (material == ID["undergrowth"]) & (wood < -1.15)
+        material[cleared], variant[cleared] = ID["grass"], 0
+        rural = green & (variant % 4 != 1)
+        wild = (pasture & (wood > 0.75)) | (rural & (wood > 1.25))
+        wild |= green & (fresh > -14) & (fresh + 7 * wood > -5)
         material[wild] = ID["undergrowth"]
         variant[wild] = np.where(wood[wild] > 1.2, 2, 0)
         margin = green & (fresh > -5 - 2 * wood)
@@ -182,7 +187,7 @@ def paint_roads(canvas: Canvas, roads: tuple[Road, ...], seed: int) -> list[Tree
         canvas.fill(surface, material, fresh)
         if road.kind == "major":
             for offset in (-road.width_m / 2 + 0.7, road.width_m / 2 - 0.7):
-                canvas.fill(ribbon(road.line_m, 0.25, offset=offset), "road paint")
+                _mark(canvas, ribbon(road.line_m, 0.25, offset=offset), 0.25)
             _dashes(canvas, road.line_m)
         if road.kind in ("major", "minor") and rng.random() < 0.35:
             trees.append(_avenue(road, rng, canvas.step_m))
@@ -195,7 +200,13 @@ def _dashes(canvas: Canvas, line: Points) -> None:
         return
     points = densify(line, 4.0)
     for k in range(0, len(points) - 2, 3):
-        canvas.fill(ribbon(points[k : k + 2], 0.2), "road paint")
+        _mark(canvas, ribbon(points[k : k + 2], 0.2), 0.2)
+
+
+def _mark(canvas: Canvas, polygon: Points, width_m: float) -> None:
+    """Paint on a road; a line narrower than the pixels it falls on is diluted by the asphalt."""
+    share = width_m / (1.6 * canvas.step_m)
+    canvas.fill(polygon, "road paint", int(np.clip(round(4 * (1 - share)), 0, 3)))
 
 
 def _avenue(road: Road, rng: np.random.Generator, step_m: float) -> Trees:
@@ -229,31 +240,25 @@ def build(canvas: Canvas, land: Land, seed: int) -> tuple[list[Building], list[T
         else:
             continue
         for plan in plans:
-            building = _place(plan, land)
-            if _can_stand(canvas, building):
-                erect(canvas, building)
-                buildings.append(building)
+            moved = plan._replace(corners_m=_on_ground(plan.corners_m, land))
+            if isinstance(moved, Patch):
+                canvas.fill(moved.corners_m, moved.material, moved.variant, only=("grass",))
+            elif canvas.is_free(moved.corners_m) and not canvas.touches(
+                moved.corners_m, ("water",)
+            ):
+                erect(canvas, moved)
+                buildings.append(moved)
         if cell.use in ("suburb", "city"):
             trees.append(_garden_trees(canvas, land, cell, rng))
     return buildings, trees
 
 
-def _place(plan: Building, land: Land) -> Building:
-    """A building of the straight plan moved to the ground, rigidly."""
-    centre = plan.corners_m.mean(axis=0)
+def _on_ground(corners: Points, land: Land) -> Points:
+    """A footprint of the straight plan moved to the ground, rigidly."""
+    centre = corners.mean(axis=0)
     turn = land.bend.turn_rad(centre)
     spin = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    moved = (plan.corners_m - centre) @ spin.T + land.bend(centre[None])
-    return plan._replace(corners_m=moved)
-
-
-def _can_stand(canvas: Canvas, building: Building) -> bool:
-    if not canvas.is_free(building.corners_m):
-        return False
-    outline = densify(building.corners_m, 4.0, closed=True)
-
-    ground = canvas.material_at(outline)
-    return not bool((ground == ID["water"]).any())
+    return np.asarray((corners - centre) @ spin.T + land.bend(centre[None]))
 
 
 def erect(canvas: Canvas, building: Building) -> None:
@@ -292,10 +297,10 @@ def _edges(polygon: Points) -> Iterator[tuple[Points, Points, Points, float]]:
         yield a, along, inward, length
 
 
-def _houses(cell: Cell, rng: np.random.Generator, step_m: float) -> Iterator[Building]:
-    """Detached houses along the streets around a block."""
+def _houses(cell: Cell, rng: np.random.Generator, step_m: float) -> Iterator[Building | Patch]:
+    """Houses along the streets around a block, with lawns, drives and terraces."""
     style = int(rng.integers(0, 6))
-    lot = float(rng.uniform(15, 24))
+    lot = max(float(rng.uniform(15, 24)), 5 * step_m)
     setback = float(rng.uniform(8, 12))
     rows = rng.random() < 0.25
     for start, along, inward, length in _edges(cell.polygon):
@@ -306,23 +311,47 @@ def _houses(cell: Cell, rng: np.random.Generator, step_m: float) -> Iterator[Bui
             deep = float(rng.uniform(8, 10.5))
             wide, deep = max(wide, 2.2 * step_m), max(deep, 2.2 * step_m)
             at = start + along * place + inward * (setback + deep / 2 + rng.normal(0, 0.6))
+            if step_m < _GARDENS_M:
+                yield from _lot(at, along, inward, (lot, wide, deep, setback), rng)
             turned = angle + (np.pi / 2 if not rows and rng.random() < 0.3 else 0.0)
-            variant = (
-                style + 6 * int(rng.integers(0, 5)) if rng.random() < 0.7 else rng.integers(32)
-            )
+            alike = rng.random() < 0.7
+            variant = style + 6 * int(rng.integers(0, 5)) if alike else int(rng.integers(0, 32))
             yield Building(
                 rectangle((at[0], at[1]), wide, deep, turned + float(rng.normal(0, 0.015))),
                 float(rng.uniform(3.2, 6.0)),
                 float(rng.uniform(2.4, 3.8)),
                 "tile roof",
-                int(variant) % 32,
+                variant % 32,
             )
-            if rng.random() < 0.35:
+            if step_m < _GARDENS_M and rng.random() < 0.35:
                 shed = at + inward * (deep / 2 + rng.uniform(8, 14)) + along * rng.uniform(-5, 5)
                 yield Building(
                     rectangle((shed[0], shed[1]), 4.5, 3.2, angle), 2.5, 0.0, "flat roof", 1
                 )
             place += lot + max(0.0, wide - 13)
+
+
+def _lot(
+    at: Points,
+    along: Points,
+    inward: Points,
+    sizes: tuple[float, float, float, float],
+    rng: np.random.Generator,
+) -> Iterator[Patch]:
+    """The lawn of a house, the drive to its street and the terrace behind it."""
+    lot, wide, deep, setback = sizes
+    angle = float(np.arctan2(along[1], along[0]))
+    front = at - inward * (deep / 2 + setback / 2) + along * 0.3 * wide
+    back = at + inward * (deep / 2 + 1.6) - along * 0.2 * wide
+    middle = at + inward * 8
+    lawn = 1 + 4 * int(rng.integers(0, 8)) if rng.random() < 0.8 else 4 * int(rng.integers(0, 8))
+    paving = int(rng.choice([1, 3]))
+    for centre, length, width, material, variant in (
+        (middle, lot, 42.0, "grass", lawn),
+        (front, 3.0, setback + 1, "concrete", paving),
+        (back, 5.0, 3.2, "concrete", 0),
+    ):
+        yield Patch(rectangle((centre[0], centre[1]), length, width, angle), material, variant)
 
 
 def _city_block(cell: Cell, rng: np.random.Generator, step_m: float) -> Iterator[Building]:
@@ -398,7 +427,7 @@ def _halls(cell: Cell, rng: np.random.Generator) -> Iterator[Building]:
         v = -spread / 2 + 14
         while v < spread / 2 - 24:
             width = float(min(rng.uniform(22, 50), spread / 2 - 14 - v))
-            if rng.random() < 0.72 and length > 12 and width > 10:
+            if rng.random() < 0.86 and length > 12 and width > 10:
                 at = middle + along * (u + length / 2) + across * (v + width / 2)
                 metal = rng.random() < 0.55
                 yield Building(
@@ -408,8 +437,8 @@ def _halls(cell: Cell, rng: np.random.Generator) -> Iterator[Building]:
                     "metal roof" if metal else "flat roof",
                     int(rng.integers(32)),
                 )
-            v += width + float(rng.uniform(9, 24))
-        u += length + float(rng.uniform(10, 26))
+            v += width + float(rng.uniform(8, 18))
+        u += length + float(rng.uniform(9, 20))
 
 
 def _farm(cell: Cell, rng: np.random.Generator) -> Iterator[Building]:
@@ -437,7 +466,7 @@ def _garden_trees(canvas: Canvas, land: Land, cell: Cell, rng: np.random.Generat
     area = float(np.prod(high - low))
     count = int(area / (190 if cell.use == "suburb" else 330) / max(1.0, canvas.step_m**2 / 4))
     at = rng.uniform(low, high, (count, 2))
-    at = land.bend(at[_inside(at, cell.polygon)])
+    at = land.bend(at[inside(at, cell.polygon)])
     open_ground = canvas.material_at(at) == ID["grass"]
     return grow(
         at[open_ground],

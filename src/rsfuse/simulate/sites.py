@@ -10,6 +10,9 @@ from rsfuse.simulate.objects import ObjectPainter
 from rsfuse.simulate.settlement import Building, erect
 from rsfuse.simulate.terrain import Terrain
 
+# A scene smaller than this has no room for a runway.
+_SMALLEST_AIRFIELD_M = 400.0
+
 PAVED = ("asphalt", "concrete", "gravel", "road paint")
 
 
@@ -22,10 +25,11 @@ class Berth(NamedTuple):
 
 
 class Site(NamedTuple):
-    """What a site offers: places for ships or planes or cars, and its buildings."""
+    """What a site offers: places for ships or planes, its buildings, and the ground it covers."""
 
     berths: tuple[Berth, ...]
     buildings: tuple[Building, ...]
+    ground_m: Points
 
 
 class Frame:
@@ -75,7 +79,7 @@ def harbour(canvas: Canvas, terrain: Terrain, rng: np.random.Generator) -> Site:
             beside = v + sign * (width / 2 + longest / 11 + 2.0 * s)
             way = terrain.seaward_rad + (np.pi if rng.random() < 0.5 else 0.0)
             berths.append(Berth(frame(quay + 0.52 * length, beside), way, longest))
-        if canvas.step_m * 4 < width:
+        if canvas.step_m * 4 < width and s > 0.4:
             buildings.append(
                 _hall(frame(quay + 0.5 * length, v), 0.45 * length, 0.34 * width, frame, rng)
             )
@@ -88,7 +92,7 @@ def harbour(canvas: Canvas, terrain: Terrain, rng: np.random.Generator) -> Site:
     for building in kept:
         erect(canvas, building)
     berths += _marina(canvas, frame, s, half, rng)
-    return Site(tuple(berths), kept)
+    return Site(tuple(berths), kept, yard)
 
 
 def _hall(
@@ -196,7 +200,7 @@ def sail(
 def airfield(canvas: Canvas, terrain: Terrain, land: Land, rng: np.random.Generator) -> Site | None:
     """A runway, a taxiway, an apron with a terminal; places for planes. None where none fits."""
     size = float(np.sqrt(np.prod(canvas.extent_m)))
-    if size < 300:
+    if size < _SMALLEST_AIRFIELD_M:
         return None
     length = float(np.clip(0.62 * size, 230, 2400))
     for attempt in range(400):
@@ -259,7 +263,8 @@ def _lay_airfield(
     for building in buildings:
         erect(canvas, building)
     deep = depth / 2 - 26 - (taxi + wide * 0.8)
-    return Site(tuple(_stands(frame, length, taxi + wide * 0.8, deep, rng)), tuple(buildings))
+    stands = _stands(frame, length, taxi + wide * 0.8, deep, rng)
+    return Site(tuple(stands), tuple(buildings), outline)
 
 
 def _runway_markings(canvas: Canvas, frame: Frame, length: float, wide: float, v: float) -> None:
@@ -269,13 +274,13 @@ def _runway_markings(canvas: Canvas, frame: Frame, length: float, wide: float, v
         canvas.fill(frame.box(u, u + 26, v - 0.5, v + 0.5), "road paint")
     for sign in (-1.0, 1.0):
         for stripe in np.linspace(-0.38, 0.38, 8):
-            ends = sorted((sign * (length / 2 - 8), sign * (length / 2 - 34)))
+            low, high = sorted((sign * (length / 2 - 8), sign * (length / 2 - 34)))
             at = v + stripe * wide
-            canvas.fill(frame.box(*ends, at - 0.022 * wide, at + 0.022 * wide), "road paint")
-        ends = sorted((sign * (length / 2 - 0.16 * length), sign * (length / 2 - 0.13 * length)))
+            canvas.fill(frame.box(low, high, at - 0.022 * wide, at + 0.022 * wide), "road paint")
+        low, high = sorted((sign * 0.34 * length, sign * 0.37 * length))
         for side in (-0.2, 0.2):
             at = v + side * wide
-            canvas.fill(frame.box(*ends, at - 0.05 * wide, at + 0.05 * wide), "road paint")
+            canvas.fill(frame.box(low, high, at - 0.05 * wide, at + 0.05 * wide), "road paint")
     for side in (-0.47, 0.47):
         at = v + side * wide
         canvas.fill(frame.box(-length / 2, length / 2, at - 0.4, at + 0.4), "road paint")

@@ -131,8 +131,8 @@ def make_terrain(
     out = (x - extent_m[0] / 2) * np.float32(toward[0]) + (y - extent_m[1] / 2) * np.float32(
         toward[1]
     )
-    coast = fractal(shape, 0.45 * size_m / cell_m, rng, octaves=7, persistence=0.48).full()
-    sea = out + np.float32(0.055 * size_m) * coast
+    coast = fractal(shape, 0.45 * size_m / cell_m, rng, octaves=7, persistence=0.52).full()
+    sea = out + np.float32(0.075 * size_m) * coast
     sea -= np.float32(np.quantile(sea, 0.81))
     shore = _shore_point(sea, toward, cell_m, extent_m)
 
@@ -146,8 +146,15 @@ def make_terrain(
     hills = fractal(shape, 0.5 * size_m / cell_m, rng, octaves=6, persistence=0.42).full()
     height = relief_m * rise * np.clip(0.45 + 0.28 * hills, 0.02, 1.2)
     height = cv2.GaussianBlur(np.asarray(height, np.float32), (0, 0), max(12 / cell_m, 0.6))
-    fields = [Field(np.asarray(v, np.float32), cell_m) for v in (sea, river, pond, height)]
-    return Terrain(*fields, seaward_rad=seaward, shore_m=shore, river_line_m=line)
+    return Terrain(
+        sea_m=Field(np.asarray(sea, np.float32), cell_m),
+        river_m=Field(river, cell_m),
+        pond_m=Field(pond, cell_m),
+        height_m=Field(np.asarray(height, np.float32), cell_m),
+        seaward_rad=seaward,
+        shore_m=shore,
+        river_line_m=line,
+    )
 
 
 def _shore_point(

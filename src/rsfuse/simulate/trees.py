@@ -73,9 +73,12 @@ def forest(canvas: Canvas, seed: int) -> Trees:
 
 
 def on_open_ground(canvas: Canvas, trees: Trees) -> Trees:
-    """The trees that stand neither in water nor where something was built."""
-    keep = canvas.is_free_at(trees.at_m) & (canvas.material_at(trees.at_m) != ID["water"])
-    return Trees(*(column[keep] for column in trees))
+    """The trees that stand on soil where nothing was built."""
+    soil = [ID[name] for name in ("grass", "crop", "undergrowth", "bare soil")]
+    keep = canvas.is_free_at(trees.at_m) & np.isin(canvas.material_at(trees.at_m), soil)
+    return Trees(
+        trees.at_m[keep], trees.radius_m[keep], trees.height_m[keep], trees.is_conifer[keep]
+    )
 
 
 def _stands(extent_m: tuple[float, float], rng: np.random.Generator) -> Field:

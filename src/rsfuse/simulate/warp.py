@@ -229,11 +229,12 @@ class Displacement:
         if not self._fields:
             y, x = np.mgrid[start:stop, 0:w] + 0.5
             points = np.column_stack((x.ravel(), y.ravel()))
-            return (self._mapping(points) - points).reshape(stop - start, w, 2)
+            moved = (self._mapping(points) - points).reshape(stop - start, w, 2)
+            return np.asarray(moved, np.float64)
         pad = 2 * _LATTICE_PX
         wide = (self._shape[0] + 2 * pad, w + 2 * pad)
         parts = [f.rows(wide, 1.0, start + pad, stop + pad)[:, pad:-pad] for f in self._fields]
-        return np.stack(parts, axis=-1)
+        return np.asarray(np.stack(parts, axis=-1), np.float64)
 
 
 def _undo(target: Points, displacement: Callable[[Points], Points]) -> Points:
@@ -248,7 +249,7 @@ def _undo(target: Points, displacement: Callable[[Points], Points]) -> Points:
     return points
 
 
-def _project(matrix: NDArray[np.float64], points: Points) -> Points:
+def _project(matrix: NDArray[np.floating], points: NDArray[np.floating]) -> Points:
     moved = points @ matrix[:, :2].T + matrix[:, 2]
     return np.asarray(moved[:, :2] / moved[:, 2:])
 

@@ -13,7 +13,7 @@ from rsfuse.geo.raster import Raster
 from rsfuse.geo.write import write_cog, write_polygons
 from rsfuse.runs import atomic_path, write_json
 from rsfuse.simulate.materials import LAND_COVER
-from rsfuse.simulate.objects import Objects
+from rsfuse.simulate.objects import CLASS_NAMES, Objects
 from rsfuse.simulate.render import MODALITIES, Acquisition, render
 from rsfuse.simulate.scene import Scene
 from rsfuse.simulate.warp import Displacement, Warp
@@ -214,8 +214,6 @@ def _write_dota(
     ratio: int,
     gsd_m: float,
 ) -> None:
-    from rsfuse.simulate.objects import CLASS_NAMES
-
     corners, labels, hard = boxes_in_image(objects, shape, warp, ratio)
     lines = ["imagesource:rsfuse simulate", f"gsd:{gsd_m:g}"]
     for box, label, difficult in zip(corners, labels, hard, strict=True):
