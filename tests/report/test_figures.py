@@ -24,6 +24,7 @@ def tie_points(residual_px: np.ndarray, kept: np.ndarray | None = None) -> TiePo
     nothing = np.full((count, 2), np.nan)
     return TiePoints(
         reference=nothing,
+        query=nothing,
         residual=nothing,
         residual_px=np.asarray(residual_px, np.float64),
         probability=np.linspace(0, 1, count),

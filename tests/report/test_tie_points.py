@@ -6,10 +6,16 @@ import pytest
 from rsfuse.report.tie_points import TiePoints, fit_geotransform, to_reference_frame
 
 
-def tie_points(reference: np.ndarray, world: np.ndarray, residual: np.ndarray) -> TiePoints:
+def tie_points(
+    reference: np.ndarray,
+    world: np.ndarray,
+    residual: np.ndarray,
+    query: np.ndarray | None = None,
+) -> TiePoints:
     count = len(reference)
     return TiePoints(
         reference=reference,
+        query=np.full((count, 2), np.nan) if query is None else query,
         residual=residual,
         residual_px=np.hypot(*residual.T),
         probability=np.ones(count),
@@ -73,7 +79,19 @@ def test_residuals_follow_a_projective_transform(rng: np.random.Generator) -> No
     np.testing.assert_allclose(to_reference_frame(points, transform), moved, atol=1e-8)
 
 
-def test_residuals_without_a_transform_stay_as_they_are(rng: np.random.Generator) -> None:
-    residual = rng.normal(size=(4, 2))
-    points = tie_points(rng.uniform(0, 9, (4, 2)), np.full((4, 2), np.nan), residual)
+def test_residuals_without_a_transform_follow_the_tie_points(rng: np.random.Generator) -> None:
+    xy = rng.uniform(0, 100, (30, 2))
+    residual = np.tile([3.0, 4.0], (30, 1))
+    # Query pixels are half as large and the query is turned by 90 degrees: (x, y) -> (-2y, 2x).
+    query = np.column_stack([-2 * xy[:, 1], 2 * xy[:, 0]]) + 7.0
+    points = tie_points(xy, np.full((30, 2), np.nan), residual, query)
+    np.testing.assert_allclose(to_reference_frame(points, None), np.tile([2.0, -1.5], (30, 1)))
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_residuals_of_too_few_tie_points_stay_as_they_are(
+    count: int, rng: np.random.Generator
+) -> None:
+    xy, residual = rng.uniform(0, 9, (count, 2)), rng.normal(size=(count, 2))
+    points = tie_points(xy, np.full((count, 2), np.nan), residual, xy)
     np.testing.assert_array_equal(to_reference_frame(points, None), residual)

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from rsfuse.errors import InputError
 from rsfuse.report import figures, wording
 from rsfuse.report.tie_points import (
     Floats,
@@ -129,10 +130,8 @@ def data_uri(folder: Path, name: object) -> str | None:
     None where it is missing, lies outside the folder, or is no PNG, JPEG or WebP: a page is made
     to be passed on, so nothing but the run's own pictures may get into it.
     """
-    if not isinstance(name, str):
-        return None
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+    path = inside(folder, name)
+    if path is None:
         return None
     content = path.read_bytes()
     kind = next((kind for head, kind in IMAGE_KINDS if content.startswith(head)), None)
@@ -141,11 +140,28 @@ def data_uri(folder: Path, name: object) -> str | None:
     return kind and f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
+def inside(folder: Path, name: object) -> Path | None:
+    """A file of the run folder; None where it is missing or lies elsewhere."""
+    if not isinstance(name, str):
+        return None
+    path = (folder / name).resolve()
+    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+
+
 def _tie_points(folder: Path, record: RunRecord) -> TiePoints | None:
     named = record.outputs.get("tie_points") or ()
     names = [named] if isinstance(named, str) else list(named)
     table = next((name for name in names if str(name).endswith(".csv")), None)
-    return None if table is None else read_tie_points(folder / table)
+    if table is None:
+        return None
+    path = inside(folder, table)
+    if path is None:
+        raise InputError(
+            f"{folder / table} is missing",
+            "the record of the run names it as its table of tie points",
+            "copy the whole run folder, or run the command again",
+        )
+    return read_tie_points(path)
 
 
 def _input(record: RunRecord, role: str) -> Mapping[str, Any]:
@@ -185,7 +201,9 @@ def _error(record: RunRecord, key: str) -> ErrorRow | None:
     on_ground = record.result.get(given)
     if not isinstance(on_ground, Mapping):
         size = metres_per_pixel(record)
-        on_ground = {} if size is None else {k: v * size for k, v in spread.items() if v}
+        on_ground = (
+            {} if size is None else {k: v * size for k, v in spread.items() if v is not None}
+        )
     return ErrorRow(
         label=labels[key],
         pixels=tuple(wording.pixels(spread.get(name)) for name in SPREADS),
@@ -230,10 +248,8 @@ def _tiles(record: RunRecord) -> tuple[Tile, ...]:
         what = "held out" if held_out else "of the fit"
         tiles.append(Tile("After", after.pixels[0], _detail(after, what)))
     if record.confidence is not None:
-        needed = record.diagnostics.get("confidence_needed")
-        detail = f"at least {wording.percent(needed)} for OK" if needed else "that it is right"
-        share = min(max(float(record.confidence), 0.0), 1.0)
-        tiles.append(Tile("Confidence", wording.percent(record.confidence), detail, share))
+        share = float(record.confidence)
+        tiles.append(Tile("Confidence", wording.percent(share), "that it is right", share))
     counts = result.get("tie_points") or {}
     if "kept" in counts:
         found = f"of {counts['total']:,} candidates".replace(",", "\u202f")
@@ -401,14 +417,13 @@ def _files(folder: Path, record: RunRecord, link_prefix: str) -> tuple[File, ...
         if product in ("previews", "report"):
             continue
         for name in [names] if isinstance(names, str) else list(names or ()):
-            path = (folder / str(name)).resolve()
-            inside = path.is_relative_to(folder.resolve()) and path.is_file()
+            path = inside(folder, name)
             files.append(
                 File(
                     name=str(name),
-                    link=quote(f"{link_prefix}{name}") if inside else "",
+                    link=quote(f"{link_prefix}{name}") if path else "",
                     what=FILE_MEANINGS.get(product, product.replace("_", " ")),
-                    size=_file_size(path) if inside else "missing",
+                    size=_file_size(path) if path else "missing",
                 )
             )
     return tuple(files)

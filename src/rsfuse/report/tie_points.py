@@ -13,21 +13,8 @@ from rsfuse.errors import InputError
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-NEEDED = frozenset(
-    [
-        "x_ref",
-        "y_ref",
-        "X_ref",
-        "Y_ref",
-        "dx_px",
-        "dy_px",
-        "residual_px",
-        "probability",
-        "kept",
-        "held_out",
-        "reason",
-    ]
-)
+POSITIONS = {"x_ref", "y_ref", "x_query", "y_query", "X_ref", "Y_ref"}
+MEASURES = {"dx_px", "dy_px", "residual_px", "probability", "kept", "held_out", "reason"}
 
 # A fitted geotransform is believed when it repeats the map coordinates to this share of a pixel;
 # the file stores coordinates rounded, and a grid that is no affine frame misses by far more.
@@ -40,6 +27,7 @@ class TiePoints:
 
     Attributes:
         reference: Positions in reference pixels (N, 2).
+        query: Positions in query pixels (N, 2).
         residual: Residual vectors of the fit in query pixels (N, 2).
         residual_px: Their lengths.
         probability: Probability that the tie point is right, in [0, 1].
@@ -50,6 +38,7 @@ class TiePoints:
     """
 
     reference: Floats
+    query: Floats
     residual: Floats
     residual_px: Floats
     probability: Floats
@@ -77,11 +66,12 @@ def read_tie_points(path: Path) -> TiePoints:
         with path.open(encoding="utf-8", newline="") as file:
             table = csv.DictReader(file)
             rows = list(table)
-        missing = NEEDED - set(table.fieldnames or ())
+        missing = (POSITIONS | MEASURES) - set(table.fieldnames or ())
         if missing:
             raise KeyError(", ".join(sorted(missing)))
         return TiePoints(
             reference=_columns(rows, "x_ref", "y_ref"),
+            query=_columns(rows, "x_query", "y_query"),
             residual=_columns(rows, "dx_px", "dy_px"),
             residual_px=_columns(rows, "residual_px")[:, 0],
             probability=_columns(rows, "probability")[:, 0],
@@ -121,12 +111,27 @@ def fit_geotransform(points: TiePoints) -> tuple[float, ...] | None:
     return a, b, c, d, e, f
 
 
+def fit_affine(points: TiePoints) -> Floats | None:
+    """The affine transform (3, 3) nearest to the kept tie points; None below three of them.
+
+    Where a run found a smooth field and no matrix, this tells how its axes lie on the whole.
+    """
+    pixels, there = points.reference[points.used], points.query[points.used]
+    if len(pixels) < 3:
+        return None
+    homogeneous = np.column_stack([pixels, np.ones(len(pixels))])
+    solved, _, rank, _ = np.linalg.lstsq(homogeneous, there, rcond=None)
+    return np.vstack([solved.T, [0.0, 0.0, 1.0]]) if rank == 3 else None
+
+
 def to_reference_frame(points: TiePoints, transform: Floats | None) -> Floats:
     """Residual vectors (N, 2) turned into the reference's axes and pixel size.
 
     Residuals are in query pixels; on a picture of the reference grid they must be rotated and
-    scaled back by the derivative of the transform at each point.
+    scaled back by the derivative of the transform at each point. Without a transform (3, 3) the
+    affine fit of the tie points takes its place.
     """
+    transform = fit_affine(points) if transform is None else transform
     if transform is None or not len(points):
         return points.residual
     homogeneous = np.column_stack([points.reference, np.ones(len(points))]) @ transform.T
