@@ -1,5 +1,9 @@
 """`rsfuse simulate`: make scenes with exactly known truth."""
 
+import shlex
+import sys
+import time
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -67,9 +71,10 @@ def simulate(
     choice(season, SEASONS, "--season")
     choice(side, ("left", "right"), "--side")
     reporter = progress_reporter(progress, quiet=quiet)
-    from rsfuse.runs import prepare_output
+    from rsfuse.runs import RunRecord, prepare_output, utc_now
     from rsfuse.simulate import Acquisition, make_warp, simulate_scene, write_scene
 
+    began, started = time.monotonic(), utc_now()
     acquisition = Acquisition(
         season=season,
         clouds=clouds,
@@ -86,7 +91,6 @@ def simulate(
     try:
         kinds = tuple(kind for kind in placed if kind != "none")
         scene = simulate_scene(size, gsd_m=gsd, seed=seed, objects=kinds, crs=crs)
-        reporter.advance()
         written = write_scene(
             output,
             scene,
@@ -96,19 +100,38 @@ def simulate(
             acquisition=acquisition,
             progress=lambda _: reporter.advance(),
         )
+        reporter.advance()
     finally:
         reporter.finish()
-    emit(
-        {
-            "folder": written.folder,
-            "references": [f"{name}.tif" for name in written.references],
-            "queries": [f"{name}.tif" for name in written.queries],
+    result = {
+        "references": [f"{name}.tif" for name in written.references],
+        "queries": [f"{name}.tif" for name in written.queries],
+        "warp": warp,
+        "objects": len(scene.objects),
+    }
+    RunRecord(
+        task="simulate",
+        command=shlex.join(["rsfuse", *sys.argv[1:]]),
+        started=started,
+        seconds=round(time.monotonic() - began, 3),
+        inputs=(),
+        parameters={
+            "size": size,
+            "gsd_m": gsd,
+            "crs": crs,
+            "modalities": wanted,
+            "queries": warped,
             "warp": warp,
-            "objects": len(scene.objects),
-            "truth": sorted(str(p.relative_to(written.folder)) for p in written.truth.values()),
+            "objects": kinds,
+            "seed": seed,
+            **asdict(acquisition),
         },
-        as_json,
-    )
+        status="ok",
+        result=result,
+        outputs=written.outputs,
+    ).save(output)
+    truth = sorted(str(path.relative_to(output)) for path in written.truth.values())
+    emit({"folder": output, **result, "truth": truth}, as_json)
 
 
 def _listed(text: str, allowed: tuple[str, ...], option: str) -> tuple[str, ...]:

@@ -1,10 +1,12 @@
 """From radiation at the ground to the pixels of an image: blur of the sensor, grid, geometry."""
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,23 +58,65 @@ def sample(
     """An image (C, h, w) through a warp from a fine one (H, W, C) of the reference, and valid."""
     scale = ground.shape[0] / shape[0]
     inverse = Displacement(warp, shape, inverse=True)
-    channels = 1 if ground.ndim == 2 else ground.shape[2]
-    image = np.empty((channels, *shape), np.float32)
-    valid = np.empty(shape, bool)
-    step = max(1, _STRIP_PIXELS // shape[1])
-    for start in range(0, shape[0], step):
-        stop = min(start + step, shape[0])
+    stack = ground[..., None] if ground.ndim == 2 else ground
+
+    def strip(start: int, stop: int) -> Image:
         y, x = np.mgrid[start:stop, 0 : shape[1]] + 0.5
         moved = inverse.rows(start, stop)
         x, y = x + moved[..., 0], y + moved[..., 1]
-        valid[start:stop] = (x >= 0) & (x <= shape[1]) & (y >= 0) & (y <= shape[0])
-        # OpenCV has its origin at the centre of the first pixel.
-        there = [(axis * scale - 0.5).astype(np.float32) for axis in (x, y)]
-        part = cv2.remap(
-            ground, *there, interpolation=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-        )
-        image[:, start:stop] = np.moveaxis(part.reshape(stop - start, shape[1], channels), -1, 0)
-    return image, valid
+        inside = (x >= 0) & (x <= shape[1]) & (y >= 0) & (y <= shape[0])
+        out = np.empty((stop - start, shape[1], stack.shape[2] + 1), np.float32)
+        # Array indices have their origin at the centre of the first pixel.
+        interpolate(stack, x * scale - 0.5, y * scale - 0.5, out[..., 1:])
+        out[..., 0] = inside
+        return out
+
+    strips = np.concatenate(list(_parallel(strip, shape, 1)))
+    return np.moveaxis(strips[..., 1:], -1, 0).copy(), strips[..., 0] > 0
+
+
+@numba.njit(nogil=True, cache=True)
+def interpolate(
+    image: NDArray[np.float32] | NDArray[np.uint8],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    out: NDArray[np.float32],
+) -> None:
+    """Values (h, w, C) of an image (H, W, C) at indices x, y (h, w), written to `out`.
+
+    Catmull-Rom cubic interpolation; the nearest edge is repeated outside. OpenCV's cubic kernel
+    (a = -0.75) moves smooth images by up to 0.045 pixels, depending on the fraction of the
+    position; this one (a = -0.5) does not, which exact truth needs.
+    """
+    height, width, channels = image.shape
+    for row in range(x.shape[0]):
+        for column in range(x.shape[1]):
+            px, py = x[row, column], y[row, column]
+            left, top = math.floor(px), math.floor(py)
+            tx, ty = px - left, py - top
+            wx = (
+                ((-0.5 * tx + 1.0) * tx - 0.5) * tx,
+                (1.5 * tx - 2.5) * tx * tx + 1.0,
+                ((-1.5 * tx + 2.0) * tx + 0.5) * tx,
+                (0.5 * tx - 0.5) * tx * tx,
+            )
+            wy = (
+                ((-0.5 * ty + 1.0) * ty - 0.5) * ty,
+                (1.5 * ty - 2.5) * ty * ty + 1.0,
+                ((-1.5 * ty + 2.0) * ty + 0.5) * ty,
+                (0.5 * ty - 0.5) * ty * ty,
+            )
+            for channel in range(channels):
+                total = 0.0
+                for j in range(4):
+                    at = min(max(int(top) - 1 + j, 0), height - 1)
+                    line = 0.0
+                    for i in range(4):
+                        line += (
+                            wx[i] * image[at, min(max(int(left) - 1 + i, 0), width - 1), channel]
+                        )
+                    total += wy[j] * line
+                out[row, column, channel] = total
 
 
 def _blurred(rows: Rows, shape: tuple[int, int], sigma: float, reach: int) -> Rows:

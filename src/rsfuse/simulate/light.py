@@ -53,11 +53,11 @@ def _sweep(height_m: Plane, step_m: float, toward: tuple[float, float, float]) -
     rows = range(h) if y < 0 else range(h - 1, -1, -1)
     lit = np.empty((h, w), np.uint8)
     edge = np.full(w, -1e3, np.float32)
-    source = np.arange(w) + aside
-    left = np.clip(np.floor(source).astype(np.int64), 0, w - 1)
-    right = np.minimum(left + 1, w - 1)
-    part = np.float32(source[0] - np.floor(source[0]))
-    beyond = (source < 0) | (source > w - 1)
+    whole = int(np.floor(aside))
+    part = np.float32(aside - whole)
+    source = np.arange(w) + whole
+    left, right = (np.clip(source + k, 0, w - 1) for k in (0, 1))
+    beyond = (source < -1) | (source > w - 1)
     for row in rows:
         here = np.maximum(height_m[row], 0.0)
         # One row of penumbra keeps the edges of shadows smooth.

@@ -141,12 +141,13 @@ def render(
         )
     taken = _changed(acquisition or Acquisition(), changes)
     ratio = taken.ratio if modality == "ms" else 1
-    shape = _divided(scene.shape, ratio)
+    shape = divided(scene.shape, ratio)
     image, valid = _EXPOSE[modality](scene, taken, warp, shape)
     if taken.border_px:
         valid &= _inside_border(shape, taken.border_px / ratio, generator(taken.seed, "border"))
     image[:, ~valid] = 0.0
-    affine = scene.geobox.affine * Affine.scale(ratio)
+    a, b, c, d, e, f = scene.geobox.affine[:6]
+    affine = Affine(a * ratio, b * ratio, c, d * ratio, e * ratio, f)
     return Raster(
         data=image,
         valid=valid,
@@ -169,7 +170,12 @@ def _changed(acquisition: Acquisition, changes: dict[str, Any]) -> Acquisition:
     return replace(acquisition, **changes)
 
 
-def _divided(shape: tuple[int, int], ratio: int) -> tuple[int, int]:
+def divided(shape: tuple[int, int], ratio: int) -> tuple[int, int]:
+    """The shape of an image whose pixels are `ratio` scene pixels wide.
+
+    Raises:
+        InputError: The shape is no multiple of the ratio.
+    """
     if shape[0] % ratio or shape[1] % ratio:
         raise InputError(
             f"a scene of {shape[0]} x {shape[1]} pixels is not a multiple of the ratio {ratio}",

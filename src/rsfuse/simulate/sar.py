@@ -34,6 +34,11 @@ _BOUNCE = 5.0
 _BOUNCE_WIDTH_RAD = np.deg2rad(14.0)
 _BOUNCE_ANY = 0.05
 
+# Energy per metre of wall height that comes back from the façade itself, in so many parts.
+_FACADE = 0.25
+_WALL_PARTS = 24
+_STOREY_M = 3.0
+
 # Bright points per square metre, and the decades of their radar cross section in square metres.
 _POINTS_PER_M2 = {
     "ship": (0.020, 1.0, 3.2),
@@ -146,9 +151,12 @@ class Radar:
             aspect = self._aspect(height)[y, x]
             # Long rough surfaces reflect less of a bounce than smooth ground and water.
             _deposit(image, y, foot - height[y, x] * cot / step, _BOUNCE * tall / step * aspect)
-            for part in (0.15, 0.4, 0.65, 0.9):
+            for part in (np.arange(_WALL_PARTS) + 0.5) / _WALL_PARTS:
                 top = height[y, x] + part * tall
-                _deposit(image, y, foot - top * cot / step, 0.035 * tall / step)
+                # Sills and balconies of each storey stand out.
+                storey = 0.25 + np.cos(np.pi * top / _STOREY_M) ** 8
+                energy = _FACADE * tall / (step * _WALL_PARTS) * storey
+                _deposit(image, y, foot - top * cot / step, energy)
         return image
 
     def _aspect(self, height: Plane) -> Plane:

@@ -8,6 +8,8 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from pyproj import CRS
+from pyproj.exceptions import CRSError
 
 from rsfuse.errors import InputError
 from rsfuse.simulate import settlement, sites, trees
@@ -146,6 +148,7 @@ def simulate_scene(
     """
     shape = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     _check(shape, gsd_m, objects)
+    _check_crs(crs)
     if oversample is None:
         oversample = 2 if 4 * shape[0] * shape[1] <= _FINE_PIXELS else 1
     canvas = Canvas((shape[0] * oversample, shape[1] * oversample), gsd_m / oversample)
@@ -189,6 +192,22 @@ def _check(shape: tuple[int, int], gsd_m: float, objects: Collection[str]) -> No
             f"objects {', '.join(unknown)} are unknown",
             f"the kinds are {', '.join(OBJECT_KINDS)}",
             f"for example --objects {','.join(OBJECT_KINDS)}",
+        )
+
+
+def _check_crs(crs: str) -> None:
+    try:
+        found = CRS.from_user_input(crs)
+    except CRSError as error:
+        raise InputError(
+            f"{crs!r} is not a CRS", str(error).splitlines()[0], f"for example {DEFAULT_CRS}"
+        ) from error
+    units = {axis.unit_name for axis in found.axis_info[:2]}
+    if not found.is_projected or units != {"metre"}:
+        raise InputError(
+            f"{crs} ({found.name}) is not a projected CRS in metres",
+            "scenes are made in metres",
+            f"for example {DEFAULT_CRS}",
         )
 
 

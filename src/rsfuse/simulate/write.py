@@ -14,11 +14,14 @@ from rsfuse.geo.write import write_cog, write_polygons
 from rsfuse.runs import atomic_path, write_json
 from rsfuse.simulate.materials import LAND_COVER
 from rsfuse.simulate.objects import CLASS_NAMES, Objects
-from rsfuse.simulate.render import MODALITIES, Acquisition, render
+from rsfuse.simulate.render import MODALITIES, Acquisition, divided, render
 from rsfuse.simulate.scene import Scene
 from rsfuse.simulate.warp import Displacement, Warp
 
 DEFAULT_QUERIES = ("sar", "thermal", "map")
+
+_SCENE = "scene.json"
+_DISPLACEMENT = "displacement.tif"
 
 # Labels that no pixel has: class ids start at 0.
 _NO_LABEL = 255
@@ -41,6 +44,20 @@ class WrittenScene:
     references: tuple[str, ...]
     queries: tuple[str, ...]
     truth: dict[str, Path]
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """Every file, relative to the folder, as a run record names its products."""
+
+        def relative(path: Path) -> str:
+            return path.relative_to(self.folder).as_posix()
+
+        return {
+            "scene": _SCENE,
+            **{name: relative(path) for name, path in self.images.items()},
+            "truth": {name: relative(path) for name, path in self.truth.items()},
+            "boxes": {name: f"truth/labelTxt/{name}.txt" for name in self.images},
+        }
 
 
 def write_scene(
@@ -70,12 +87,13 @@ def write_scene(
         progress: Called with the name of each product before it is made.
 
     Raises:
-        InputError: An unknown modality.
+        InputError: An unknown modality, or a ratio that does not divide the scene.
         OutputError: A file cannot be written.
     """
     _check(modalities)
     folder = Path(folder)
     taken = acquisition or Acquisition()
+    divided(scene.shape, taken.ratio)
     warped = tuple(m for m in MODALITIES if m in modalities and m in queries and warp is not None)
     tell = progress or (lambda _: None)
     truth = folder / "truth"
@@ -97,12 +115,12 @@ def write_scene(
     _write_labels(files["labels"], scene)
     _write_objects(files["objects"], scene)
     if warp is not None:
-        files["displacement"] = truth / "displacement.tif"
+        files["displacement"] = truth / _DISPLACEMENT
         _write_displacement(files["displacement"], scene, warp)
     references = tuple(m for m in images if m not in warped)
     files["transform"] = truth / "transform.json"
     write_json(files["transform"], _transform(scene, warp, references, warped, taken))
-    write_json(folder / "scene.json", _parameters(scene, warp, references, warped, taken))
+    write_json(folder / _SCENE, _parameters(scene, warp, references, warped, taken))
     return WrittenScene(folder, images, references, warped, files)
 
 
@@ -237,7 +255,7 @@ def _transform(
         "reference pixels are those of the scene, query pixels those of each query file",
         "model": "none" if warp is None else warp.model,
         "transform_px": None if warp is None or warp.matrix is None else warp.matrix,
-        "displacement": None if warp is None else "displacement.tif",
+        "displacement": None if warp is None else _DISPLACEMENT,
         "references": [f"{name}.tif" for name in references],
         "queries": [f"{name}.tif" for name in queries],
         "scene_pixels_per_file_pixel": {
