@@ -221,6 +221,18 @@ def test_unanswered_versions_are_infinite_not_left_out(dataset: Path) -> None:
     assert row["median_px"].value == np.inf
 
 
+def test_being_wrong_in_the_same_way_every_time_is_not_precision(dataset: Path) -> None:
+    def far_off(image0, image1):
+        answer = correlate(image0, image1, weakest=0.0)
+        answer.transform[0, 2] += 20
+        return answer
+
+    row = evaluate(dataset, "sub", matcher=far_off, limit=2).rows[-1]
+    assert row["answered"] == 1.0
+    assert row["right"] == 0.0
+    assert row["median_px"].value == np.inf
+
+
 def locked_sums(amplitude_px: float, rng: np.random.Generator) -> np.ndarray:
     from rsfuse.matching.protocols import _phase_sums
 
@@ -258,6 +270,12 @@ def test_loop_of_a_constant_answer_is_off_by_twice_its_shift(dataset: Path) -> N
 
     result = evaluate(dataset, "loop", matcher=shift)
     assert [r["closure_px"] for r in result.records] == pytest.approx([3.0] * 8)
+
+
+def test_loop_that_closes_on_a_wrong_answer_is_told(dataset: Path) -> None:
+    row = evaluate(dataset, "loop", matcher=say_identity).rows[-1]
+    assert row["within_1"].value == 1.0
+    assert row["closed_wrong"] == 1.0
 
 
 def test_open_loop_is_a_failure(dataset: Path) -> None:

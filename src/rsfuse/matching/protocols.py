@@ -29,6 +29,7 @@ import numpy.typing as npt
 from rsfuse.matching import metrics
 from rsfuse.matching.constructed import (
     Motion,
+    SubpixelMotion,
     crop,
     disjoint_windows,
     pair_generator,
@@ -432,62 +433,60 @@ def measure_sub(case: Case, matcher: Matcher) -> Record:
     A real pair's own registration is known to a few pixels only, so each answer is taken back
     through its known motion and compared with the median of the other versions' answers: what is
     left is the error of recovering the motion, whatever the pair's own offset is. The comparison
-    carries the others' noise, so it overstates the error by about 15 % for four versions. A
-    version that has no answer, or nobody to compare with, is infinite.
+    carries the others' noise, so it overstates the error by about 15 % for four versions.
+
+    Being wrong in the same way every time is not precision: a version counts, and serves others
+    for comparison, only if its median distance from the stated truth is at most
+    `CORRECT_ANSWER_PX`. One that does not, has no answer, or nobody to compare with, is infinite.
     """
     scene = load(case, moved=False)
-    pair_rng = pair_generator(case.seed, case.pair.id, "sub-pixel")
+    rng = pair_generator(case.seed, case.pair.id, "sub-pixel")
     motions = [
-        subpixel_motion(k, SUB_VERSIONS, pair_rng, is_smooth=k % 2 == 1)
-        for k in range(SUB_VERSIONS)
+        subpixel_motion(k, SUB_VERSIONS, rng, is_smooth=k % 2 == 1) for k in range(SUB_VERSIONS)
     ]
     replies = [ask(matcher, scene.image0, motion.apply(scene.image1)) for motion in motions]
+    homes = [_way_home(motion, a) for motion, (a, _) in zip(motions, replies, strict=True)]
     border = motions[0].border_px
     inner = (scene.shape1[0] - 2 * border, scene.shape1[1] - 2 * border)
     frame = _translation(np.array([-border, -border], dtype=np.float64)) @ scene.truth
     nodes = metrics.grid_nodes(frame, scene.shape0, inner)
-    home = [
-        motion.source(metrics.transform_points(answer.transform, nodes))
-        if answer.transform is not None and answer.is_answer
-        else None
-        for motion, (answer, _) in zip(motions, replies, strict=True)
-    ]
     truth = metrics.transform_points(scene.best_truth, nodes)
-    repeat = np.full((SUB_VERSIONS, len(nodes)), np.inf)
-    absolute = np.full((SUB_VERSIONS, len(nodes)), np.inf)
+    nowhere = np.full(len(nodes), np.inf)
+    absolute = [nowhere if go is None else metrics.distances(go(nodes), truth) for go in homes]
+    right = [float(np.median(errors)) <= CORRECT_ANSWER_PX for errors in absolute]
+    repeat = [nowhere] * SUB_VERSIONS
     phase_sums = np.zeros((2, 3, 4))
-    for k, here in enumerate(home):
-        others = [there for j, there in enumerate(home) if j != k and there is not None]
-        if here is None:
+    for k, go in enumerate(homes):
+        others = [h for j, h in enumerate(homes) if j != k and right[j] and h is not None]
+        if go is None or not right[k] or not others:
             continue
-        absolute[k] = metrics.distances(here, truth)
-        if not others:
-            continue
-        repeat[k] = metrics.distances(here, np.median(others, axis=0))
-        transforms = [
-            (m, a.transform)
-            for j, (m, (a, _)) in enumerate(zip(motions, replies, strict=True))
-            if j != k and home[j] is not None and a.transform is not None
-        ]
+        agreed = np.median([other(nodes) for other in others], axis=0)
+        repeat[k] = metrics.distances(go(nodes), agreed)
         points0, points1 = replies[k][0].points0, replies[k][0].points1
         if len(points0):
-            agreed = np.median(
-                [m.source(metrics.transform_points(t, points0)) for m, t in transforms], axis=0
-            )
-            phase_sums += _phase_sums(points0, points1, motions[k].target(agreed))
-    first = replies[0][0]
-    record = _base_record(case, first, next((e for _, e in replies if e is not None), None))
+            there = np.median([other(points0) for other in others], axis=0)
+            phase_sums += _phase_sums(points0, points1, motions[k].target(there))
+    record = _base_record(case, replies[0][0], next((e for _, e in replies if e is not None), None))
     record.update(
-        answered=all(there is not None for there in home),
-        versions_answered=sum(there is not None for there in home),
+        answered=all(go is not None for go in homes),
+        versions_answered=sum(go is not None for go in homes),
+        versions_right=sum(right),
         seconds=float(np.mean([answer.seconds for answer, _ in replies])),
-        repeat_px=[_finite_or_none(e) for e in np.median(repeat, axis=1)],
+        repeat_px=[_finite_or_none(float(np.median(e))) for e in repeat],
         repeat_p90_px=[_finite_or_none(metrics.quantile_of(e, 0.9)) for e in repeat],
-        absolute_px=[_finite_or_none(e) for e in np.median(absolute, axis=1)],
+        absolute_px=[_finite_or_none(float(np.median(e))) for e in absolute],
         phase_sums=phase_sums,
         motions=[motion.record() for motion in motions],
     )
     return record
+
+
+def _way_home(motion: SubpixelMotion, answer: Answer) -> Callable[[FloatArray], FloatArray] | None:
+    """From reference pixels to the query as it was before the motion, by the answer."""
+    transform = answer.transform
+    if transform is None or not answer.is_answer:
+        return None
+    return lambda xy: motion.source(metrics.transform_points(transform, xy))
 
 
 def _phase_sums(points0: FloatArray, points1: FloatArray, expected: FloatArray) -> FloatArray:
@@ -531,6 +530,7 @@ def summarise_sub(records: Sequence[Record], rng: np.random.Generator) -> list[R
                 "group": name,
                 "pairs": len(members),
                 "answered": sum(r["versions_answered"] for r in members) / versions,
+                "right": sum(r["versions_right"] for r in members) / versions,
                 "median_px": _interval(repeat, metrics.median, rng),
                 "p90_px": metrics.quantile_of(repeat, 0.9),
                 "node_p90_median_px": metrics.quantile_of(
@@ -548,6 +548,7 @@ SUB_COLUMNS = (
     ("group", "modality"),
     ("pairs", "pairs"),
     ("answered", "answered %"),
+    ("right", f"within {CORRECT_ANSWER_PX:g} px %"),
     ("median_px", "median px"),
     ("p90_px", "P90 px"),
     ("node_p90_median_px", "P90 inside a scene px"),
@@ -572,7 +573,11 @@ def loop_cases(pairs: Sequence[MatchPair], seed: int, upright: bool) -> list[Cas
 
 
 def measure_loop(case: Case, matcher: Matcher) -> Record:
-    """How far a point is from itself after A -> B -> A, or A -> B -> C -> A."""
+    """How far a point is from itself after A -> B -> A, or A -> B -> C -> A.
+
+    A loop needs no truth and cannot see an error that undoes itself on the way back, so whether
+    the first leg is right by the stated truth is kept beside it.
+    """
     scene = load(case, moved=case.kind == "true")
     images = [scene.image0, scene.image1]
     if case.partner is not None:
@@ -581,6 +586,7 @@ def measure_loop(case: Case, matcher: Matcher) -> Record:
     at: FloatArray | None = nodes
     seconds, errors, matches = 0.0, [], 0
     answer = Answer(None, status="refused")
+    first: float | None = None
     for start, end in zip(images, [*images[1:], images[0]], strict=True):
         answer, error = ask(matcher, start, end)
         seconds += answer.seconds
@@ -590,6 +596,8 @@ def measure_loop(case: Case, matcher: Matcher) -> Record:
             at = None
             break
         assert at is not None
+        if at is nodes:
+            first = _grid_error(answer, scene.best_truth, scene)
         at = metrics.transform_points(answer.transform, at)
     record = _base_record(case, answer, next((e for e in errors if e is not None), None))
     closure = None if at is None else float(np.mean(metrics.distances(at, nodes)))
@@ -600,6 +608,7 @@ def measure_loop(case: Case, matcher: Matcher) -> Record:
         seconds=seconds / len(images),
         matches=matches,
         closure_px=None if closure is None or not np.isfinite(closure) else closure,
+        first_leg_px=first,
         motion=None if scene.motion is None else scene.motion.record(),
     )
     return record
@@ -616,6 +625,13 @@ def summarise_loop(records: Sequence[Record], rng: np.random.Generator) -> list[
             "answered": _share([r["answered"] for r in members]),
             "median_px": _interval(closure, metrics.median, rng),
             "p90_px": metrics.quantile_of(closure, 0.9),
+            "closed_wrong": _share(
+                [
+                    r["first_leg_px"] is None or r["first_leg_px"] > CORRECT_ANSWER_PX
+                    for r in members
+                    if r["closure_px"] is not None and r["closure_px"] <= LOOP_PX[-1]
+                ]
+            ),
             "seconds_median": _median(_numbers(members, "seconds")),
         }
         for threshold in LOOP_PX:
@@ -631,6 +647,7 @@ LOOP_COLUMNS = (
     ("median_px", "median px"),
     ("p90_px", "P90 px"),
     *((f"within_{t:g}", f"<{t:g} px %") for t in LOOP_PX),
+    ("closed_wrong", "closed on a wrong answer %"),
     ("seconds_median", "s/match"),
 )
 
