@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -27,6 +27,7 @@ def form_image(
     ground_shape: tuple[int, int],
     shape: tuple[int, int],
     *,
+    channels: int,
     blur_px: float,
     warp: Warp | None,
 ) -> tuple[Image, NDArray[np.bool_]]:
@@ -35,20 +36,38 @@ def form_image(
     Args:
         rows: Radiation from the ground, by rows.
         ground_shape: (H, W) of the ground raster.
-        shape: (h, w) of the image without a warp, a whole fraction of it; also with one.
+        shape: (h, w) of the image, a whole fraction of it.
+        channels: C.
         blur_px: Standard deviation of the sensor's response in image pixels.
         warp: From reference pixels to pixels of this image; None puts it on the reference grid.
     """
     factor = ground_shape[0] // shape[0]
     sigma = blur_px * factor
     reach = int(np.ceil(3 * sigma)) + 1
-    blurred = _blurred(rows, ground_shape, sigma, reach)
+
+    def blurred(start: int, stop: int) -> Image:
+        # With as many neighbours as the response needs.
+        first, last = max(start - reach, 0), min(stop + reach, ground_shape[0])
+        part = rows(first, last)
+        soft = cv2.GaussianBlur(part, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+        return np.asarray(soft.reshape(part.shape)[start - first : stop - first], np.float32)
+
     if warp is None:
-        reduced = _parallel(
-            lambda start, stop: _area(blurred(start, stop), factor), ground_shape, factor
-        )
-        return np.moveaxis(np.concatenate(list(reduced)), -1, 0), np.ones(shape, bool)
-    ground = np.concatenate(list(_parallel(blurred, ground_shape, factor)))
+        image = np.empty((channels, *shape), np.float32)
+
+        def reduce(start: int, stop: int) -> None:
+            small = _area(blurred(start, stop), factor)
+            image[:, start // factor : stop // factor] = np.moveaxis(small, -1, 0)
+
+        _for_strips(reduce, ground_shape, multiple=factor)
+        return image, np.ones(shape, bool)
+
+    ground = np.empty((*ground_shape, channels), np.float32)
+
+    def keep(start: int, stop: int) -> None:
+        ground[start:stop] = blurred(start, stop)
+
+    _for_strips(keep, ground_shape)
     return sample(ground, warp, shape)
 
 
@@ -58,21 +77,22 @@ def sample(
     """An image (C, h, w) through a warp from a fine one (H, W, C) of the reference, and valid."""
     scale = ground.shape[0] / shape[0]
     inverse = Displacement(warp, shape, inverse=True)
-    stack = ground[..., None] if ground.ndim == 2 else ground
+    image = np.empty((ground.shape[2], *shape), np.float32)
+    valid = np.empty(shape, bool)
 
-    def strip(start: int, stop: int) -> Image:
+    def strip(start: int, stop: int) -> None:
         y, x = np.mgrid[start:stop, 0 : shape[1]] + 0.5
         moved = inverse.rows(start, stop)
-        x, y = x + moved[..., 0], y + moved[..., 1]
-        inside = (x >= 0) & (x <= shape[1]) & (y >= 0) & (y <= shape[0])
-        out = np.empty((stop - start, shape[1], stack.shape[2] + 1), np.float32)
+        x += moved[..., 0]
+        y += moved[..., 1]
+        valid[start:stop] = (x >= 0) & (x <= shape[1]) & (y >= 0) & (y <= shape[0])
+        out = np.empty((stop - start, shape[1], ground.shape[2]), np.float32)
         # Array indices have their origin at the centre of the first pixel.
-        interpolate(stack, x * scale - 0.5, y * scale - 0.5, out[..., 1:])
-        out[..., 0] = inside
-        return out
+        interpolate(ground, x * scale - 0.5, y * scale - 0.5, out)
+        image[:, start:stop] = np.moveaxis(out, -1, 0)
 
-    strips = np.concatenate(list(_parallel(strip, shape, 1)))
-    return np.moveaxis(strips[..., 1:], -1, 0).copy(), strips[..., 0] > 0
+    _for_strips(strip, shape)
+    return image, valid
 
 
 @numba.njit(nogil=True, cache=True)
@@ -119,18 +139,6 @@ def interpolate(
                 out[row, column, channel] = total
 
 
-def _blurred(rows: Rows, shape: tuple[int, int], sigma: float, reach: int) -> Rows:
-    """The rows after a Gaussian response, computed with as many neighbours as it needs."""
-
-    def compute(start: int, stop: int) -> Image:
-        first, last = max(start - reach, 0), min(stop + reach, shape[0])
-        part = rows(first, last)
-        soft = cv2.GaussianBlur(part, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-        return np.asarray(soft.reshape(part.shape)[start - first : stop - first], np.float32)
-
-    return compute
-
-
 def _area(image: Image, factor: int) -> Image:
     """Means of squares of `factor` x `factor` pixels."""
     if factor == 1:
@@ -141,15 +149,37 @@ def _area(image: Image, factor: int) -> Image:
     return np.asarray(small.reshape(size[1], size[0], channels), np.float32)
 
 
-def _parallel(rows: Rows, shape: tuple[int, int], multiple: int) -> Iterator[Image]:
-    """Strips of rows in order, computed side by side; their height is a multiple of a number."""
+def _for_strips(
+    work: Callable[[int, int], None], shape: tuple[int, int], *, multiple: int = 1
+) -> None:
+    """Call `work(start, stop)` for strips of rows, side by side."""
     step = max(1, _STRIP_PIXELS // shape[1] // multiple) * multiple
     starts = range(0, shape[0], step)
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        yield from pool.map(lambda start: rows(start, min(start + step, shape[0])), starts)
+        # The list makes exceptions of workers come out here.
+        list(pool.map(lambda start: work(start, min(start + step, shape[0])), starts))
 
 
-def add_noise(image: Plane, floor: float, share: float, rng: np.random.Generator) -> Plane:
-    """The image with noise of a constant and a proportional part (standard deviations)."""
-    size = np.sqrt(floor**2 + np.maximum(image, 0) * share**2)
-    return np.asarray(image + size * rng.standard_normal(image.shape, dtype=np.float32), np.float32)
+def to_numbers(
+    image: Plane, gain: float, most: int, rng: np.random.Generator, *, floor: float, share: float
+) -> None:
+    """Turn radiation (h, w) into digital numbers from 1 to `most`, in place.
+
+    Args:
+        image: Radiation; numbers afterwards.
+        gain: Numbers per unit of radiation.
+        most: The largest number.
+        rng: Of the noise.
+        floor: Constant part of the standard deviation of the noise, in units of radiation.
+        share: Part of it that is proportional to the radiation.
+    """
+    step = max(1, _STRIP_PIXELS // image.shape[1])
+    for start in range(0, image.shape[0], step):
+        part = image[start : start + step]
+        if floor or share:
+            size = np.sqrt(
+                np.float32(floor) ** 2 + np.maximum(part, 0) ** 2 * np.float32(share) ** 2
+            )
+            part += size * rng.standard_normal(part.shape, dtype=np.float32)
+        part *= np.float32(gain)
+        np.clip(np.round(part, out=part), 1, most, out=part)

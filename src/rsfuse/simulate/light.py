@@ -94,7 +94,7 @@ def light_rows(scene: Scene, lit: NDArray[np.uint8], sun: Sun, start: int, stop:
     facing = (z - x * slope_x - y * slope_y) / np.sqrt(1 + slope_x**2 + slope_y**2)
     direct = np.maximum(facing, 0) / z * (lit[start:stop] * np.float32(1 / 255))
     around = cv2.blur(top, (2 * reach + 1, 2 * reach + 1))[inner]
-    sky = 1.0 - np.clip((around - top[inner]) * np.float32(0.055), 0.0, 0.55)
+    sky = 1.0 - np.clip((around - top[inner]) * np.float32(0.045), 0.0, 0.5)
     return Light(np.asarray(direct, np.float32), np.asarray(sky, np.float32))
 
 

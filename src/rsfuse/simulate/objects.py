@@ -128,10 +128,10 @@ class ObjectPainter:
         return True
 
     def plane(self, centre: Points, heading_rad: float, length: float) -> bool:
-        """An airliner on paved ground."""
+        """An airliner, if its box holds nothing but the ground of an airfield."""
         span = length * 0.94
         box = rectangle((centre[0], centre[1]), length, span, heading_rad)
-        if not self._canvas.contains(box):
+        if not self._canvas.covers(box, ("concrete", "asphalt", "road paint", "grass")):
             return False
         liner = _Local(self._canvas, centre, heading_rad)
         paint = int(self._rng.choice([0, 0, 0, 1]))

@@ -93,7 +93,7 @@ class Camera:
         texture = np.array([m.texture for m in MATERIALS], np.float32)[material]
         water = material == ID["water"]
         texture *= fine + 0.7 * patch
-        texture[water] = 0.10 * self.waves.rows(start, stop)[water]
+        texture[water] = 0.15 * self.waves.rows(start, stop)[water]
         planted = (material == ID["crop"]) | (material == ID["grass"])
         ploughed = material == ID["bare soil"]
         texture[planted | ploughed] += self._row_pattern(start, stop, planted | ploughed)

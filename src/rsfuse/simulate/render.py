@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 from rsfuse.errors import InputError
 from rsfuse.geo.raster import Raster
 from rsfuse.simulate.cartography import draw_map
-from rsfuse.simulate.imaging import Image, add_noise, form_image, sample
+from rsfuse.simulate.imaging import Image, Rows, form_image, sample, to_numbers
 from rsfuse.simulate.light import Sun, sunlit
 from rsfuse.simulate.materials import OPTICAL_BANDS, SEASONS
 from rsfuse.simulate.noise import generator
@@ -37,6 +37,7 @@ BANDS = {
 _REFLECTANCE_DN = 10_000.0
 _AMPLITUDE_DN = 1_000.0
 _KELVIN_DN = 100.0
+_MOST = 65_535
 
 # Standard deviation of the response of each sensor, in pixels of its image. PAN is the sharpest.
 _BLUR_PX = {"ms": 0.62, "pan": 0.40, "sar": 0.50, "thermal": 1.25, "map": 0.35}
@@ -188,28 +189,26 @@ def divided(shape: tuple[int, int], ratio: int) -> tuple[int, int]:
 def _expose_ms(
     scene: Scene, taken: Acquisition, warp: Warp | None, shape: tuple[int, int]
 ) -> tuple[Image, NDArray[np.bool_]]:
-    image, valid = form_image(
-        _camera(scene, taken).rows,
-        scene.material.shape,
-        shape,
-        blur_px=_BLUR_PX["ms"],
-        warp=warp,
-    )
-    return _reflectance_dn(image, 0.0009, generator(taken.seed, "ms noise")), valid
+    camera = _camera(scene, taken)
+    image, valid = _form(scene, camera.rows, "ms", shape, warp)
+    rng = generator(taken.seed, "ms noise")
+    for band in image:
+        to_numbers(band, _REFLECTANCE_DN, _MOST, rng, floor=0.0009, share=0.006)
+    return image, valid
 
 
 def _expose_pan(
     scene: Scene, taken: Acquisition, warp: Warp | None, shape: tuple[int, int]
 ) -> tuple[Image, NDArray[np.bool_]]:
     camera = _camera(scene, taken)
-    image, valid = form_image(
-        lambda start, stop: (camera.rows(start, stop) @ PAN_WEIGHTS)[..., None],
-        scene.material.shape,
-        shape,
-        blur_px=_BLUR_PX["pan"],
-        warp=warp,
-    )
-    return _reflectance_dn(image, 0.0016, generator(taken.seed, "pan noise")), valid
+
+    def rows(start: int, stop: int) -> Image:
+        return np.asarray((camera.rows(start, stop) @ PAN_WEIGHTS)[..., None], np.float32)
+
+    image, valid = _form(scene, rows, "pan", shape, warp)
+    rng = generator(taken.seed, "pan noise")
+    to_numbers(image[0], _REFLECTANCE_DN, _MOST, rng, floor=0.0016, share=0.006)
+    return image, valid
 
 
 def _camera(scene: Scene, taken: Acquisition) -> Camera:
@@ -225,11 +224,6 @@ def _camera(scene: Scene, taken: Acquisition) -> Camera:
     )
 
 
-def _reflectance_dn(image: Image, floor: float, rng: np.random.Generator) -> Image:
-    noisy = np.stack([add_noise(band, floor, 0.006, rng) for band in image])
-    return np.clip(np.round(noisy * _REFLECTANCE_DN), 1, 65535)
-
-
 def _expose_sar(
     scene: Scene, taken: Acquisition, warp: Warp | None, shape: tuple[int, int]
 ) -> tuple[Image, NDArray[np.bool_]]:
@@ -240,32 +234,33 @@ def _expose_sar(
         season=taken.season,
         seed=taken.seed,
     )
-    image, valid = form_image(
-        radar.rows, scene.material.shape, shape, blur_px=_BLUR_PX["sar"], warp=warp
-    )
-    mean = np.maximum(image[0], 0.0) + np.float32(NOISE_FLOOR)
+    image, valid = _form(scene, radar.rows, "sar", shape, warp, channels=2)
+    np.maximum(image, 0.0, out=image)
+    power, points = image
+    power += np.float32(NOISE_FLOOR)
     # Speckle belongs to the pixels of the image, not to the ground: it comes after the warp. A
     # bright point is one scatterer and has none.
-    power = mean * speckle(shape, taken.looks, generator(taken.seed, "speckle"))
-    power += spread_points(np.maximum(image[1], 0.0))
-    return np.clip(np.round(np.sqrt(power) * _AMPLITUDE_DN), 1, 65535)[None], valid
+    power *= speckle(shape, taken.looks, generator(taken.seed, "speckle"))
+    power += spread_points(points)
+    np.sqrt(power, out=power)
+    rng = generator(taken.seed, "sar noise")
+    to_numbers(power, _AMPLITUDE_DN, _MOST, rng, floor=0.0, share=0.0)
+    return image[:1].copy(), valid
 
 
 def _expose_thermal(
     scene: Scene, taken: Acquisition, warp: Warp | None, shape: tuple[int, int]
 ) -> tuple[Image, NDArray[np.bool_]]:
     sun = taken.sunlight
-    lit = (
-        np.zeros(scene.material.shape, np.uint8)
-        if taken.night
-        else sunlit(scene.height_m, scene.step_m, sun)
-    )
+    if taken.night:
+        lit = np.zeros(scene.material.shape, np.uint8)
+    else:
+        lit = sunlit(scene.height_m, scene.step_m, sun)
     camera = make_thermal_camera(scene, lit, sun=sun, season=taken.season, is_night=taken.night)
-    image, valid = form_image(
-        camera.rows, scene.material.shape, shape, blur_px=_BLUR_PX["thermal"], warp=warp
-    )
-    noisy = add_noise(image[0], 0.09, 0.0, generator(taken.seed, "thermal noise"))
-    return np.clip(np.round(noisy * _KELVIN_DN), 1, 65535)[None], valid
+    image, valid = _form(scene, camera.rows, "thermal", shape, warp)
+    rng = generator(taken.seed, "thermal noise")
+    to_numbers(image[0], _KELVIN_DN, _MOST, rng, floor=0.09, share=0.0)
+    return image, valid
 
 
 def _expose_map(
@@ -275,14 +270,30 @@ def _expose_map(
     if warp is not None:
         image, valid = sample(drawn, warp, shape)
     else:
-        image, valid = form_image(
-            lambda start, stop: drawn[start:stop].astype(np.float32),
-            scene.material.shape,
-            shape,
-            blur_px=_BLUR_PX["map"],
-            warp=None,
+        image, valid = _form(
+            scene, lambda start, stop: drawn[start:stop].astype(np.float32), "map", shape, None
         )
-    return np.clip(np.round(image), 0, 255), valid
+    np.clip(np.round(image, out=image), 0, 255, out=image)
+    return image, valid
+
+
+def _form(
+    scene: Scene,
+    rows: Rows,
+    modality: str,
+    shape: tuple[int, int],
+    warp: Warp | None,
+    *,
+    channels: int | None = None,
+) -> tuple[Image, NDArray[np.bool_]]:
+    return form_image(
+        rows,
+        scene.height_m.shape,
+        shape,
+        channels=channels or len(BANDS[modality]),
+        blur_px=_BLUR_PX[modality],
+        warp=warp,
+    )
 
 
 _EXPOSE = {

@@ -238,13 +238,18 @@ def speckle(shape: tuple[int, int], looks: float, rng: np.random.Generator) -> P
     kernel = np.array([side, 1.0, side])
     kernel /= np.sqrt((kernel**2).sum())
     smooth = cv2.sepFilter2D(field, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
+    del field
     nodes = np.linspace(-6, 6, 4097)
     quantiles = special.gammaincinv(looks, special.ndtr(nodes)) / looks
-    position = np.clip((np.asarray(smooth, np.float32) + 6) * np.float32(4096 / 12), 0, 4095)
-    low = position.astype(np.int32)
-    part = position - low
     table = quantiles.astype(np.float32)
-    return np.asarray(table[low] * (1 - part) + table[low + 1] * part, np.float32)
+    result = np.asarray(smooth, np.float32)
+    for start in range(0, shape[0], 256):  # in parts: the temporary arrays stay small
+        rows = result[start : start + 256]
+        position = np.clip((rows + 6) * np.float32(4096 / 12), 0, 4095)
+        low = position.astype(np.int32)
+        part = position - low
+        rows[:] = table[low] * (1 - part) + table[low + 1] * part
+    return result
 
 
 def spread_points(points: Plane) -> Plane:

@@ -29,13 +29,14 @@ class Patch(NamedTuple):
 
 
 class Building(NamedTuple):
-    """A building: its corners (4, 2), height of its eaves, height of its ridge above, its roof."""
+    """A building: corners (4, 2), height of its eaves, of its ridge above, its roof and garden."""
 
     corners_m: Points
     eaves_m: float
     ridge_m: float
     material: str
     variant: int
+    garden: tuple[Patch, ...] = ()
 
 
 def paint_land(canvas: Canvas, land: Land, terrain: Terrain, seed: int) -> list[Trees]:
@@ -240,14 +241,16 @@ def build(canvas: Canvas, land: Land, seed: int) -> tuple[list[Building], list[T
         else:
             continue
         for plan in plans:
-            moved = plan._replace(corners_m=_on_ground(plan.corners_m, land))
-            if isinstance(moved, Patch):
-                canvas.fill(moved.corners_m, moved.material, moved.variant, only=("grass",))
-            elif canvas.is_free(moved.corners_m) and not canvas.touches(
-                moved.corners_m, ("water",)
-            ):
-                erect(canvas, moved)
-                buildings.append(moved)
+            building = plan._replace(corners_m=_on_ground(plan.corners_m, land))
+            if not canvas.is_free(building.corners_m):
+                continue
+            if canvas.touches(building.corners_m, ("water",)):
+                continue
+            for patch in building.garden if canvas.step_m < _GARDENS_M else ():
+                ground = _on_ground(patch.corners_m, land)
+                canvas.fill(ground, patch.material, patch.variant, only=("grass",))
+            erect(canvas, building)
+            buildings.append(building)
         if cell.use in ("suburb", "city"):
             trees.append(_garden_trees(canvas, land, cell, rng))
     return buildings, trees
@@ -297,7 +300,7 @@ def _edges(polygon: Points) -> Iterator[tuple[Points, Points, Points, float]]:
         yield a, along, inward, length
 
 
-def _houses(cell: Cell, rng: np.random.Generator, step_m: float) -> Iterator[Building | Patch]:
+def _houses(cell: Cell, rng: np.random.Generator, step_m: float) -> Iterator[Building]:
     """Houses along the streets around a block, with lawns, drives and terraces."""
     style = int(rng.integers(0, 6))
     lot = max(float(rng.uniform(15, 24)), 5 * step_m)
@@ -311,9 +314,8 @@ def _houses(cell: Cell, rng: np.random.Generator, step_m: float) -> Iterator[Bui
             deep = float(rng.uniform(8, 10.5))
             wide, deep = max(wide, 2.2 * step_m), max(deep, 2.2 * step_m)
             at = start + along * place + inward * (setback + deep / 2 + rng.normal(0, 0.6))
-            if step_m < _GARDENS_M:
-                yield from _lot(at, along, inward, (lot, wide, deep, setback), rng)
             turned = angle + (np.pi / 2 if not rows and rng.random() < 0.3 else 0.0)
+            garden = _lot(at, along, inward, (lot, wide, deep, setback), rng)
             alike = rng.random() < 0.7
             variant = style + 6 * int(rng.integers(0, 5)) if alike else int(rng.integers(0, 32))
             yield Building(
@@ -322,6 +324,7 @@ def _houses(cell: Cell, rng: np.random.Generator, step_m: float) -> Iterator[Bui
                 float(rng.uniform(2.4, 3.8)),
                 "tile roof",
                 variant % 32,
+                garden,
             )
             if step_m < _GARDENS_M and rng.random() < 0.35:
                 shed = at + inward * (deep / 2 + rng.uniform(8, 14)) + along * rng.uniform(-5, 5)
@@ -337,7 +340,7 @@ def _lot(
     inward: Points,
     sizes: tuple[float, float, float, float],
     rng: np.random.Generator,
-) -> Iterator[Patch]:
+) -> tuple[Patch, ...]:
     """The lawn of a house, the drive to its street and the terrace behind it."""
     lot, wide, deep, setback = sizes
     angle = float(np.arctan2(along[1], along[0]))
@@ -346,12 +349,14 @@ def _lot(
     middle = at + inward * 8
     lawn = 1 + 4 * int(rng.integers(0, 8)) if rng.random() < 0.8 else 4 * int(rng.integers(0, 8))
     paving = int(rng.choice([1, 3]))
-    for centre, length, width, material, variant in (
-        (middle, lot, 42.0, "grass", lawn),
-        (front, 3.0, setback + 1, "concrete", paving),
-        (back, 5.0, 3.2, "concrete", 0),
-    ):
-        yield Patch(rectangle((centre[0], centre[1]), length, width, angle), material, variant)
+    return tuple(
+        Patch(rectangle((centre[0], centre[1]), length, width, angle), material, variant)
+        for centre, length, width, material, variant in (
+            (middle, lot, 42.0, "grass", lawn),
+            (front, 3.0, setback + 1, "concrete", paving),
+            (back, 5.0, 3.2, "concrete", 0),
+        )
+    )
 
 
 def _city_block(cell: Cell, rng: np.random.Generator, step_m: float) -> Iterator[Building]:

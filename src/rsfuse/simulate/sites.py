@@ -205,7 +205,7 @@ def airfield(canvas: Canvas, terrain: Terrain, land: Land, rng: np.random.Genera
     length = float(np.clip(0.62 * size, 230, 2400))
     for attempt in range(400):
         length *= 0.995 if attempt else 1.0
-        depth = 0.16 * length + 40
+        depth = 0.16 * length + 70
         centre = rng.uniform(0.12, 0.88, 2) * canvas.extent_m
         frame = Frame(centre, float(rng.uniform(0, np.pi)))
         outline = frame.box(-length / 2 - 15, length / 2 + 15, -depth / 2, depth / 2)
