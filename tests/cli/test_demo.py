@@ -112,6 +112,12 @@ def test_first_pair_of_each_kind_is_shown(data: Path) -> None:
     assert [pair.id for pair in pairs] == ["srif/Optical-SAR/4", "srif/Nighttime/1"]
 
 
+def test_radar_comes_first_among_the_real_pairs(data: Path) -> None:
+    index = data / "matching" / "srif" / "index.json"
+    write_json(index, read_json(index)[::-1])
+    assert [pair.id for pair in demo.real_pairs(data)] == ["srif/Optical-SAR/2", "srif/Nighttime/1"]
+
+
 def test_without_data_there_are_no_real_pairs() -> None:
     assert demo.real_pairs(None) == ()
 
@@ -205,8 +211,18 @@ def test_real_pairs_are_measured_against_their_stated_transform(
     assert real["Optical-SAR"]["error_px"]["mean"] == pytest.approx(1.0)
     assert real["Nighttime"]["error_px"] is None
     page = (folder / "index.html").read_text("utf-8")
+    assert page.index("Optical-SAR") < page.index("Nighttime")
     assert "1.00 px from the stated transform" in page
     assert (folder / "real" / "srif_Nighttime_1" / "report.html").is_file()
+
+
+def test_without_json_each_real_pair_is_told_in_words(
+    data: Path, matcher: list[Answer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matcher += [Answer("ok", np.eye(3)), Answer("weak", np.eye(3)), Answer("refused", None)]
+    words = ["demo", "-o", str(tmp_path / "demo"), "--size", "256", "--data", str(data)]
+    assert main(words) == 0
+    assert "Optical-SAR weak, 0.00 px off, Nighttime refused" in capsys.readouterr().out
 
 
 def test_folder_in_use_is_refused(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Sets of real pairs below the data folder; the first pair of each category is shown.
 REAL_SETS = ("matching/srif", "matching/s1s2")
 PICTURE_SIDE = 900
+# Exponent of the tone curve: radar and vegetation are dark, and a screen shows little of the dark.
+TONE = 0.65
 
 COMMANDS = (
     ("Register two images of the same ground:", "rsfuse match reference.tif query.tif -o out"),
@@ -83,7 +85,8 @@ def demo(
         reporter.finish()
     outcome: dict[str, Any] = {"page": page, **simulated.outcome}
     if real:
-        outcome["real_pairs"] = {told.chapter.title: told.outcome for told in real}
+        told_as = "outcome" if as_json else "words"
+        outcome["real_pairs"] = {told.chapter.title: getattr(told, told_as) for told in real}
     emit(outcome, as_json)
     if simulated.outcome["status"] != "ok":
         raise typer.Exit(EXIT_NOT_OK)
@@ -95,6 +98,13 @@ class Told(NamedTuple):
     chapter: "Chapter"
     lead: str
     outcome: dict[str, Any]
+
+    @property
+    def words(self) -> str:
+        """Status and mean error in a few words."""
+        error = self.outcome["error_px"]
+        distance = "" if error is None else f", {error['mean']:.2f} px off"
+        return f"{self.outcome['status']}{distance}"
 
 
 def simulated_chapter(folder: Path, size: int, seed: int, *, advance: Callable[[], None]) -> Told:
@@ -121,7 +131,7 @@ def simulated_chapter(folder: Path, size: int, seed: int, *, advance: Callable[[
         text=f"A simulated scene of {size} × {size} pixels, seen by an optical sensor and by a "
         f"radar. The radar image was turned by {true.rotation_deg:.1f}°, scaled by "
         f"{true.scale:.3f} and shifted by {math.hypot(true.x, true.y):.0f} pixels. Its "
-        "georeference does not know.",
+        "georeference says nothing of it.",
         pictures=pictures,
     )
     if found is None:
@@ -130,7 +140,7 @@ def simulated_chapter(folder: Path, size: int, seed: int, *, advance: Callable[[
     error = transform_error(found, warp.matrix, scene.shape, scene.shape)
     lead = (
         f"rsfuse found how the second image lies on the first to {pixels(error['mean'])} on "
-        f"average, in {seconds(record.seconds)}, without a starting point and without training."
+        f"average, in {seconds(record.seconds)}, untrained and not told anything about it."
     )
     chapter = replace(
         chapter,
@@ -293,7 +303,8 @@ def save_picture(image: Path, path: Path) -> Path:
     for layer, band in zip(layers, raster.data, strict=True):
         values = band[raster.valid] if raster.valid.any() else np.zeros(1)
         low, high = np.percentile(values, (1, 99))
-        layer[raster.valid] = np.clip(255 * (values - low) / max(high - low, 1e-9), 0, 255)
+        share = np.clip((band - low) / max(high - low, 1e-9), 0, 1)[raster.valid]
+        layer[raster.valid] = 255 * share**TONE
     colour = np.broadcast_to(np.moveaxis(layers, 0, -1), (*layers.shape[1:], 3))
     with atomic_path(path) as temporary:
         Image.fromarray(np.ascontiguousarray(colour)).save(temporary, quality=85)
@@ -319,7 +330,7 @@ def data_folder(named: Path | None) -> Path | None:
 
 
 def real_pairs(data: Path | None) -> "tuple[MatchPair, ...]":
-    """The first pair of each category of the sets that are there."""
+    """The first pair of each category of the sets that are there, radar first."""
     if data is None:
         return ()
     from rsfuse.matching.data import read_pairs
@@ -329,4 +340,4 @@ def real_pairs(data: Path | None) -> "tuple[MatchPair, ...]":
         if (data / name / "index.json").is_file():
             for pair in read_pairs(data / name):
                 first.setdefault(pair.category, pair)
-    return tuple(first.values())
+    return tuple(sorted(first.values(), key=lambda pair: "sar" not in pair.modality))
