@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from rsfuse.errors import InputError, OutputError, RsfuseError
 from rsfuse.report import build_report
@@ -252,7 +253,7 @@ def test_malicious_names_are_shown_as_text(match_run: MakeRun) -> None:
 def test_only_pictures_of_the_run_get_into_the_page(match_run: MakeRun) -> None:
     run = match_run()
     secret = run.parent / "secret.png"
-    secret.write_bytes(b"\x89PNG\r\n secret")
+    Image.new("L", (8, 8)).save(secret)
     (run / "notes.txt").write_text("not a picture")
     record = read_json(run / "run.json")
     record["outputs"]["previews"] |= {"before": "../secret.png", "after": "notes.txt"}
@@ -270,6 +271,15 @@ def test_missing_pictures_leave_the_rest_of_the_page(match_run: MakeRun) -> None
     assert page.all("canvas") == []
     assert "holds no preview pictures" in page.text
     assert "37.1 px" in page.text
+
+
+@pytest.mark.parametrize("kept", [0, 30, 4000])
+def test_damaged_picture_is_left_out(match_run: MakeRun, kept: int) -> None:
+    run = match_run()
+    preview = run / "preview" / "after.webp"
+    preview.write_bytes(preview.read_bytes()[:kept])
+    page = Page(build_report(run).read_text("utf-8"))
+    assert [a["data-role"] for a in page.all("img")] == ["reference", "before"]
 
 
 def test_run_with_the_bare_minimum_has_a_page(tmp_path: Path) -> None:

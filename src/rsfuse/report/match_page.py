@@ -1,6 +1,7 @@
 """What the page of a match run shows, worked out from the run folder alone."""
 
 import base64
+import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from rsfuse.runs import RunRecord
 # The viewer draws every tie point on each frame; above this number they cover the picture anyway.
 MOST_DRAWN = 4000
 SPREADS = ("median", "rmse", "p90")
-IMAGE_KINDS = ((b"\x89PNG\r\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 @dataclass(frozen=True)
@@ -127,17 +128,22 @@ def match_page(folder: Path, record: RunRecord, *, link_prefix: str = "") -> Mat
 def data_uri(folder: Path, name: object) -> str | None:
     """A picture of the run folder as a data URI.
 
-    None where it is missing, lies outside the folder, or is no PNG, JPEG or WebP: a page is made
-    to be passed on, so nothing but the run's own pictures may get into it.
+    None where it is missing, damaged, lies outside the folder, or is no PNG, JPEG or WebP: a page
+    is made to be passed on, so nothing but the run's own pictures may get into it.
     """
+    from PIL import Image
+
     path = inside(folder, name)
     if path is None:
         return None
     content = path.read_bytes()
-    kind = next((kind for head, kind in IMAGE_KINDS if content.startswith(head)), None)
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        kind = "image/webp"
-    return kind and f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    try:
+        with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
+            picture.load()
+            kind = str(picture.format).lower()
+    except (OSError, SyntaxError, ValueError):  # how Pillow says that a picture is damaged
+        return None
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def inside(folder: Path, name: object) -> Path | None:

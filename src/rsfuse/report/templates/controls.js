@@ -126,8 +126,7 @@ function restore(viewer, address) {
   if (wanted.has("zoom")) viewer.zoomAt(Number(wanted.get("zoom")) || 1);
 }
 
-async function start(root) {
-  await Promise.all([...root.querySelectorAll("img")].map((image) => image.decode()));
+function start(root) {
   const viewer = new Viewer(root);
   viewer.resize();
   connectControls(viewer);
@@ -138,7 +137,9 @@ async function start(root) {
   root.dataset.ready = "yes";
 }
 
-for (const root of document.querySelectorAll(".viewer")) start(root);
+window.addEventListener("load", () => { // by then every picture is there
+  for (const root of document.querySelectorAll(".viewer")) start(root);
+});
 
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", async () => {
