@@ -1,0 +1,1 @@
+"""Pixels and the Earth: files, grids, tiles, resampling. Never torch."""

@@ -1,0 +1,300 @@
+"""The training-free matcher: global search, verification, refinement from coarse to fine.
+
+Words: the *lattice* is the pixel grid of the reference, reduced by a factor; a *placement* C maps
+reference pixels to where their content really lies, as reference pixels of the query's own
+georeference; `base` maps those to query pixels. Without georeference `base` is the identity and C
+alone is the transform.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rsfuse.matching.fine import Displacements, detect_keypoints, measure
+from rsfuse.matching.robust import Consensus, consensus
+from rsfuse.matching.search import Candidate, View, search
+from rsfuse.matching.structure import FloatImage, Mask, Structure, structure_channels
+from rsfuse.ops.geometry2d import apply_matrix, fit_matrix
+
+FloatArray = npt.NDArray[np.float64]
+Points = Callable[[FloatArray], FloatArray]
+Rect = tuple[float, float, float, float]
+
+VERIFY_SIDE_PX = 288  # long side at which candidates are verified
+WHOLE_SIDE_PX = 1152  # a lattice up to this long is measured in one piece
+TILE_PX = 640
+MAX_TILES = 144  # measured at each level of a scene; spread evenly
+LEVEL_STEP = 3.0  # between the levels of a scene
+CANDIDATES = 8
+
+
+@dataclass(frozen=True)
+class PairReader:
+    """How the matcher gets at pixels; it never sees a file.
+
+    Attributes:
+        shape0: (h, w) of the reference.
+        read0: (rect in reference pixels, (h, w)) -> image (C, h, w) and valid (h, w).
+        read1: ((h, w), mapping of lattice pixels to query pixels) -> image and valid.
+        base: Reference pixels -> query pixels by georeference, or the identity.
+        shape1: (h, w) of the query.
+        area1: (x, y, w, h) that the query covers by `base`, reference pixels.
+    """
+
+    shape0: tuple[int, int]
+    read0: Callable[[Rect, tuple[int, int]], tuple[FloatImage, Mask]]
+    read1: Callable[[tuple[int, int], Points], tuple[FloatImage, Mask]]
+    base: Points
+    shape1: tuple[int, int]
+    area1: Rect
+
+
+@dataclass(frozen=True)
+class SearchRange:
+    """What the global search may try.
+
+    Attributes:
+        rotations_deg: Smallest and largest rotation.
+        scales: Smallest and largest scale.
+        max_shift_px: Largest shift of the centre in reference pixels; None for no limit.
+    """
+
+    rotations_deg: tuple[float, float] = (-180.0, 180.0)
+    scales: tuple[float, float] = (0.5, 2.0)
+    max_shift_px: float | None = None
+
+
+class Verified(NamedTuple):
+    """A candidate after a look at its tie points."""
+
+    matrix: FloatArray
+    consensus: Consensus
+    candidate: Candidate
+    measured: int
+
+
+@dataclass
+class Stages:
+    """Times of the stages, for the run record."""
+
+    seconds: list[dict[str, Any]] = field(default_factory=list)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def mark(self, name: str) -> None:
+        """The stage `name` ends now."""
+        now = time.perf_counter()
+        self.seconds.append({"name": name, "seconds": round(now - self._last, 3)})
+        self._last = now
+
+
+def translation(x: float, y: float) -> FloatArray:
+    """A (3, 3) shift."""
+    matrix = np.eye(3)
+    matrix[:2, 2] = (x, y)
+    return matrix
+
+
+def find_candidates(pair: PairReader, range_: SearchRange, *, threads: int) -> list[Candidate]:
+    """Placements worth a closer look, matrices from reference pixels to placed pixels."""
+    from rsfuse.matching import search as settings
+
+    h0, w0 = pair.shape0
+    x1, y1, w1, h1 = pair.area1
+    factor = max(w0, h0, w1, h1) / settings.SEARCH_SIDE_PX
+    small0 = (max(8, round(h0 / factor)), max(8, round(w0 / factor)))
+    small1 = (max(8, round(h1 / factor)), max(8, round(w1 / factor)))
+    step0 = (w0 / small0[1], h0 / small0[0])
+    step1 = (w1 / small1[1], h1 / small1[0])
+    image0, valid0 = pair.read0((0, 0, w0, h0), small0)
+    image1, valid1 = pair.read1(
+        small1, lambda p: pair.base(p * np.array(step1) + np.array([x1, y1]))
+    )
+    low, high = range_.rotations_deg
+    count = max(1, round((high - low) / settings.ROTATION_STEP_DEG))
+    full_turn = high - low >= 360
+    rotations = np.linspace(low, high, count + 1)[: count if full_turn else None]
+    logs = np.log(range_.scales)
+    steps = max(0, round((logs[1] - logs[0]) / np.log(settings.SCALE_STEP)))
+    scales = np.exp(np.linspace(logs[0], logs[1], steps + 1))
+    found = search(
+        View(image0, valid0, step0, False),
+        View(image1, valid1, step1, False),
+        rotations_deg=rotations,
+        scales=scales,
+        keep=CANDIDATES,
+        threads=threads,
+        max_shift=None if range_.max_shift_px is None else range_.max_shift_px / factor,
+        origin=(x1 / step1[0], y1 / step1[1]),
+    )
+    moved = translation(x1, y1)
+    return [c._replace(matrix=moved @ c.matrix) for c in found]
+
+
+def read_lattice(
+    pair: PairReader, rect: Rect, shape: tuple[int, int], placement: Points
+) -> tuple[Structure, Structure]:
+    """Structure of both images on a window of the lattice, the query placed by `placement`."""
+    x, y, w, h = rect
+    step = np.array([w / shape[1], h / shape[0]])
+    corner = np.array([x, y])
+    image0, valid0 = pair.read0(rect, shape)
+    image1, valid1 = pair.read1(shape, lambda p: pair.base(placement(p * step + corner)))
+    return (
+        structure_channels(image0, valid0, speckled=False),
+        structure_channels(image1, valid1, speckled=False),
+    )
+
+
+def verify(pair: PairReader, candidate: Candidate, rng: np.random.Generator) -> Verified:
+    """Measure tie points on a reduced lattice and ask whether they agree."""
+    h, w = pair.shape0
+    factor = max(1.0, max(h, w) / VERIFY_SIDE_PX)
+    shape = (max(16, round(h / factor)), max(16, round(w / factor)))
+    matrix = candidate.matrix
+    best: Verified | None = None
+    for radius, template in ((12, 48), (8, 48)):
+        current = matrix
+        own, other = read_lattice(pair, (0, 0, w, h), shape, lambda p, m=current: apply_matrix(m, p))
+        side = min(template, 2 * (min(shape) // 5))
+        points = detect_keypoints(own, spacing=max(8, int(max(shape) / 14)), margin=side // 3)
+        points = points[other.valid[points[:, 1].astype(int), points[:, 0].astype(int)]]
+        moved = measure_padded(own, other, points, template=side, radius=radius)
+        agreed = consensus(
+            moved.xy, moved.shift, moved.probability, radius=radius, tolerance=2.0, rng=rng
+        )
+        result = Verified(matrix, agreed, candidate, len(moved.xy))
+        if best is None or agreed.evidence >= 0.8 * best.consensus.evidence:
+            lift = np.diag([w / shape[1], h / shape[0], 1.0])
+            matrix = matrix @ lift @ agreed.matrix @ np.linalg.inv(lift)
+            best = result._replace(matrix=matrix)
+        if agreed.evidence < 1.0:
+            break
+    assert best is not None
+    return best
+
+
+def measure_padded(
+    own: Structure, other: Structure, xy: FloatArray, *, template: int, radius: int
+) -> Displacements:
+    """`measure` on lattices with an invalid margin, so that keypoints near the border count."""
+    pad = template // 2
+    grown = [
+        Structure(np.pad(s.z, ((0, 0), (pad, pad), (pad, pad))), np.pad(s.valid, pad))
+        for s in (own, other)
+    ]
+    moved = measure(grown[0], grown[1], xy + pad, template=template, radius=radius)
+    return moved._replace(xy=moved.xy - pad)
+
+
+class TiePointRows(NamedTuple):
+    """Tie points in reference pixels and placed pixels.
+
+    Attributes:
+        xy: (N, 2) reference pixels.
+        placed: (N, 2) where the content lies, reference pixels before `base`.
+        measured: Evidence, in pixels of the lattice.
+        backward: (N,) whether the keypoint came from the query.
+        factor: Reference pixels per lattice pixel.
+    """
+
+    xy: FloatArray
+    placed: FloatArray
+    measured: Displacements
+    backward: npt.NDArray[np.bool_]
+    factor: float
+
+
+def tie_points_in(
+    pair: PairReader,
+    rect: Rect,
+    shape: tuple[int, int],
+    placement: Points,
+    *,
+    spacing: int,
+    template: int,
+    radius: int,
+    both: bool,
+) -> TiePointRows:
+    """Measure one window of the lattice, with keypoints of the reference and of the query."""
+    own, other = read_lattice(pair, rect, shape, placement)
+    step = np.array([rect[2] / shape[1], rect[3] / shape[0]])
+    corner = np.array(rect[:2])
+    forward = measure_padded(
+        own,
+        other,
+        detect_keypoints(own, spacing=spacing, margin=template // 4),
+        template=template,
+        radius=radius,
+    )
+    parts = [(forward, forward.xy, forward.xy + forward.shift, False)]
+    if both:
+        back = measure_padded(
+            other,
+            own,
+            detect_keypoints(other, spacing=spacing, margin=template // 4),
+            template=template,
+            radius=radius,
+        )
+        # A query keypoint at p was found in the reference at p + shift.
+        parts.append((back, back.xy + back.shift, back.xy, True))
+    xy = np.concatenate([p[1] for p in parts]) * step + corner
+    there = np.concatenate([p[2] for p in parts]) * step + corner
+    measured = Displacements(
+        *(np.concatenate([c1, *rest]) for c1, *rest in zip(*(p[0] for p in parts), strict=True))
+    )
+    backward = np.concatenate([np.full(len(p[1]), p[3]) for p in parts])
+    return TiePointRows(xy, placement(there), measured, backward, float(step.mean()))
+
+
+def join(rows: list[TiePointRows]) -> TiePointRows:
+    """Rows of several windows in one table."""
+    measured = Displacements(
+        *(np.concatenate(columns) for columns in zip(*(r.measured for r in rows), strict=True))
+    )
+    return TiePointRows(
+        np.concatenate([r.xy for r in rows]),
+        np.concatenate([r.placed for r in rows]),
+        measured,
+        np.concatenate([r.backward for r in rows]),
+        rows[0].factor,
+    )
+
+
+def affine_consensus_update(rows: TiePointRows, radius: int, rng: np.random.Generator) -> Consensus:
+    """The consensus of tie points as a correction on the reference grid."""
+    scaled = rows.measured
+    agreed = consensus(
+        rows.xy / rows.factor,
+        (rows.placed - rows.xy) / rows.factor,
+        scaled.probability,
+        radius=radius,
+        tolerance=1.5,
+        rng=rng,
+    )
+    return agreed
+
+
+def refit(rows: TiePointRows, keep: npt.NDArray[np.bool_], model: str) -> FloatArray:
+    """Matrix from reference pixels to placed pixels by the kept rows."""
+    return fit_matrix(model, rows.xy[keep], rows.placed[keep], rows.measured.probability[keep] + 0.05)
+
+
+def join_none() -> TiePointRows:
+    """No tie points."""
+    pair, one = np.zeros((0, 2)), np.zeros(0)
+    measured = Displacements(pair, pair, one, one, one, one, one)
+    return TiePointRows(pair, pair, measured, np.zeros(0, bool), 1.0)
+
+
+def each(step: Callable[[Rect], TiePointRows], tiles: list[Rect]) -> list[TiePointRows]:
+    """`step` on every tile, in order, on two threads: reading overlaps with computing."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(step, tiles))

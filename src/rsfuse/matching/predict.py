@@ -1,0 +1,640 @@
+"""`rsfuse.match`: rasters in, a transform with tie points and an honest confidence out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rsfuse.errors import ConfigError
+from rsfuse.matching import classic
+from rsfuse.matching.classic import PairReader, SearchRange, Stages, TiePointRows
+from rsfuse.matching.results import MatchResult, Reason, TiePoints
+from rsfuse.matching.robust import Fit, consensus, fit_transform
+from rsfuse.matching.trust import (
+    FEW_TIE_POINTS,
+    OK_CONFIDENCE,
+    WEAK_CONFIDENCE,
+    Evidence,
+    Status,
+    pair_confidence,
+    tie_point_probability,
+)
+from rsfuse.ops.geometry2d import (
+    FloatArray,
+    SplineField,
+    Transform,
+    apply_matrix,
+    fit_field,
+    fit_matrix,
+)
+
+if TYPE_CHECKING:
+    from rsfuse.geo.raster import RasterSource
+
+MODELS = ("shift", "similarity", "affine", "homography", "smooth")
+METHODS = ("auto", "classic")
+SMALLEST_SIDE_PX = 32
+KEYPOINTS = 500  # per image and pass; a scene spreads them over its tiles
+SCENE_KEYPOINTS = 2400
+FIRST_RADIUS_PX = 10
+LAST_RADIUS_PX = 5
+TEMPLATE_PX = 64
+LINEAR_BASE_PX = 0.05  # a georeference this straight is a matrix
+
+
+class Options(NamedTuple):
+    """What the caller may narrow down.
+
+    Attributes:
+        model: `auto` or one of `MODELS`.
+        method: `auto` or `classic`.
+        max_shift_px: Largest shift to consider, reference pixels.
+        upright: The query is not turned: search only within 6 degrees.
+        prior: (3, 3) first guess, reference pixels -> query pixels.
+        threads: For the global search.
+        seed: Of the random hypotheses.
+    """
+
+    model: str = "auto"
+    method: str = "auto"
+    max_shift_px: float | None = None
+    upright: bool = False
+    prior: FloatArray | None = None
+    threads: int = 1
+    seed: int = 0
+
+
+def match(
+    reference: Any,
+    query: Any,
+    *,
+    prior: npt.ArrayLike | None = None,
+    model: str = "auto",
+    method: str = "auto",
+    max_shift_px: float | None = None,
+    upright: bool = False,
+    bands_reference: Sequence[str | int] | None = None,
+    bands_query: Sequence[str | int] | None = None,
+    mask_reference: Any = None,
+    mask_query: Any = None,
+    threads: int | None = None,
+    seed: int = 0,
+) -> MatchResult:
+    """Find where the query lies on the reference.
+
+    Args:
+        reference: What `open_raster` takes: a path, an array (C, H, W) or (H, W), a `Raster`, or an
+            open `RasterSource`.
+        query: The same; another sensor, date, CRS, pixel size and number of bands are fine.
+        prior: (3, 3) first guess, reference pixels -> query pixels; the search stays near it.
+        model: `auto`, or the freest one allowed: `shift`, `similarity`, `affine`, `homography`,
+            `smooth`. By default the tie points decide.
+        method: `auto` or `classic`.
+        max_shift_px: Largest shift against the georeference, reference pixels. By default up to
+            half the image.
+        upright: The query is not turned; faster, and safer on repetitive ground.
+        bands_reference: Bands to use; all (at most four, evenly) by default.
+        bands_query: The same for the query.
+        mask_reference: Mask of usable pixels, see `open_raster`.
+        mask_query: The same for the query.
+        threads: Threads for the search; all cores by default.
+        seed: Seed of the random hypotheses: the same input gives the same answer.
+
+    Raises:
+        RasterError, BandError, GridError: An input is unusable.
+        ConfigError: Unknown model or method.
+    """
+    from rsfuse.geo.raster import RasterSource, open_raster
+
+    if model != "auto" and model not in MODELS:
+        raise ConfigError(
+            f"there is no model {model!r}",
+            f"The models are auto, {', '.join(MODELS)}.",
+            "Leave the model out to let the tie points decide.",
+        )
+    if method not in METHODS:
+        raise ConfigError(
+            f"there is no method {method!r}",
+            f"The methods are {', '.join(METHODS)}.",
+            "Leave the method out.",
+        )
+    sources = []
+    for given, bands, mask in (
+        (reference, bands_reference, mask_reference),
+        (query, bands_query, mask_query),
+    ):
+        if isinstance(given, RasterSource):
+            sources.append(given)
+        else:
+            chosen = None if bands is None else tuple(bands)
+            sources.append(open_raster(given, bands=chosen, mask=mask))
+    options = Options(
+        model,
+        method,
+        max_shift_px,
+        upright,
+        None if prior is None else np.asarray(prior, np.float64).reshape(3, 3),
+        threads or os.cpu_count() or 1,
+        seed,
+    )
+    return match_sources(sources[0], sources[1], options)
+
+
+def match_sources(reference: RasterSource, query: RasterSource, options: Options) -> MatchResult:
+    """`match` on open rasters."""
+    stages = Stages()
+    parameters: dict[str, Any] = {
+        "method": "classic",
+        "model": options.model,
+        "max_shift_px": options.max_shift_px,
+        "upright": options.upright,
+        "seed": options.seed,
+    }
+
+    def refuse(*reasons: Reason, confidence: float = 0.0, **diagnostics: Any) -> MatchResult:
+        return MatchResult(
+            "refused",
+            confidence,
+            reasons,
+            None,
+            None,
+            TiePoints.none(),
+            None,
+            {**diagnostics, "stages": stages.seconds},
+            reference,
+            query,
+            parameters,
+        )
+
+    for name, source in (("reference", reference), ("query", query)):
+        if min(source.shape) < SMALLEST_SIDE_PX:
+            return refuse(
+                Reason(
+                    "too_small",
+                    f"The {name} is {source.shape[1]} x {source.shape[0]} pixels; matching needs at "
+                    f"least {SMALLEST_SIDE_PX} on both sides.",
+                    {"width": source.shape[1], "height": source.shape[0]},
+                )
+            )
+    pair, linear_base, problem = pair_reader(reference, query, options)
+    if pair is None:
+        return refuse(problem or Reason("no_overlap", "The two rasters share no ground."))
+    for name, (image, valid) in (
+        ("reference", pair.read0((0, 0, pair.shape0[1], pair.shape0[0]), _small(pair.shape0))),
+        ("query", _whole_query(pair)),
+    ):
+        if float(valid.mean()) < 0.02:
+            return refuse(
+                Reason("no_valid_pixels", f"The {name} has no usable pixels: all are nodata.")
+            )
+        if float(image[:, valid].std(axis=1).max()) < 1e-6:
+            return refuse(
+                Reason("no_structure", f"The {name} is one flat value: there is nothing to match.")
+            )
+    stages.mark("open")
+    rng = np.random.default_rng(options.seed)
+    georeferenced = reference.is_georeferenced and query.is_georeferenced
+    verified: list[classic.Verified] = []
+    for range_ in _ranges(options, georeferenced, pair.shape0):
+        candidates = classic.find_candidates(pair, range_, threads=options.threads)
+        stages.mark("global search")
+        looked = [classic.verify(pair, c, rng) for c in candidates]
+        stages.mark("verification")
+        verified = sorted(verified + looked, key=lambda v: -v.consensus.evidence)
+        if verified and verified[0].consensus.evidence > 15.0:
+            break
+    if not verified or verified[0].consensus.evidence < 1.0:
+        found = verified[0].consensus.evidence if verified else 0.0
+        return refuse(
+            Reason(
+                "no_agreement",
+                "No placement of the query was found on which the tie points agree more than by "
+                f"chance (evidence {found:.1f}, needed about 6).",
+                {"evidence": found},
+            ),
+            candidates=len(verified),
+        )
+    best = verified[0]
+    runner_up = _runner_up(verified, pair.shape0)
+    rows, fit, agreement = refine(pair, best.matrix, options, rng, stages)
+    if fit is None:
+        return refuse(
+            Reason(
+                "few_tie_points",
+                f"Only {len(rows.xy)} tie points could be measured at full resolution.",
+                {"found": len(rows.xy)},
+            ),
+            evidence=best.consensus.evidence,
+        )
+    placed = fit.transform
+    transform = compose(placed, pair, linear_base)
+    xy1 = pair.base(rows.placed)
+    residual = xy1 - transform.apply(rows.xy)
+    kept = fit.inliers
+    evidence = Evidence(
+        max(best.consensus.evidence, agreement),
+        float(kept.sum()) / max(len(kept), 1),
+        runner_up,
+        len(kept),
+        int(kept.sum()),
+    )
+    confidence = pair_confidence(evidence)
+    distance = np.hypot(*residual.T)
+    query_per_lattice = rows.factor * _query_scale(transform, pair.shape0)
+    points = TiePoints(
+        xy0=rows.xy,
+        xy1=xy1,
+        probability=tie_point_probability(
+            rows.measured.probability, rows.measured.height, distance, confidence=confidence
+        ),
+        score=rows.measured.score,
+        sigma_px=np.hypot(fit.scale, 0.1) * query_per_lattice / rows.factor * np.ones(len(kept)),
+        residual=residual,
+        kept=kept,
+        held_out_px=fit.held_out * _query_scale(transform, pair.shape0),
+        from_query=rows.backward,
+    )
+    status, reasons = judge(confidence, evidence, fit, rows.factor)
+    before = np.hypot(*(xy1 - pair.base(rows.xy)).T)[kept]
+    stages.mark("fit")
+    return MatchResult(
+        status,
+        confidence,
+        reasons,
+        transform,
+        fit.covariance if placed.model != "smooth" else None,
+        points,
+        before if georeferenced or reference.shape == query.shape else None,
+        {
+            "evidence": evidence._asdict(),
+            "model_scores_px": fit.scores,
+            "lattice_factor": rows.factor,
+            "stages": stages.seconds,
+        },
+        reference,
+        query,
+        parameters,
+    )
+
+
+def judge(
+    confidence: float, evidence: Evidence, fit: Fit, factor: float
+) -> tuple[Status, tuple[Reason, ...]]:
+    """Status and reasons from the numbers."""
+    reasons = []
+    if confidence < OK_CONFIDENCE:
+        reasons.append(
+            Reason(
+                "low_confidence",
+                f"The probability that the transform is right is {confidence:.2f}: {evidence.kept} of "
+                f"{evidence.measured} tie points agree (evidence {evidence.agreement:.1f}, next best "
+                f"placement {evidence.runner_up:.1f}).",
+                {"confidence": confidence, **{k: float(v) for k, v in evidence._asdict().items()}},
+            )
+        )
+    if evidence.kept < FEW_TIE_POINTS:
+        reasons.append(
+            Reason(
+                "few_tie_points",
+                f"Only {evidence.kept} tie points agree; {FEW_TIE_POINTS} are needed.",
+                {"found": evidence.kept, "needed": FEW_TIE_POINTS},
+            )
+        )
+    held = fit.held_out[np.isfinite(fit.held_out)]
+    if held.size and float(np.median(held)) > 2.5 * factor:
+        reasons.append(
+            Reason(
+                "large_residual",
+                f"Tie points that the fit did not see are {float(np.median(held)):.1f} px off in the "
+                "median: the model does not describe the displacement well.",
+                {"held_out_median_px": float(np.median(held))},
+            )
+        )
+    if confidence < WEAK_CONFIDENCE:
+        return "refused", tuple(reasons)
+    return ("weak", tuple(reasons)) if reasons else ("ok", ())
+
+
+def refine(
+    pair: PairReader,
+    matrix: FloatArray,
+    options: Options,
+    rng: np.random.Generator,
+    stages: Stages,
+) -> tuple[TiePointRows, Fit | None, float]:
+    """From the verified placement to full resolution; rows, fit (placed pixels) and agreement."""
+    h, w = pair.shape0
+    rect = _overlap(pair, matrix)
+    scale = _query_scale(Transform("affine", _affine_of(pair, matrix)), pair.shape0)
+    finest = max(1.0, 1.0 / scale)
+    factor = max(1.0, max(h, w) / classic.VERIFY_SIDE_PX)
+    factors = []
+    while factor > finest * 1.01:
+        factor = max(finest, factor / classic.LEVEL_STEP)
+        factors.append(factor)
+    factors = factors or [finest]
+    placement: Transform = Transform("affine", matrix)
+    rows, fit, agreement = None, None, 0.0
+    allowed = MODELS if options.model == "auto" else MODELS[: MODELS.index(options.model) + 1]
+    if options.model == "auto":
+        allowed = MODELS
+    elif options.model != "auto":
+        allowed = (options.model,)
+    passes = [(f, FIRST_RADIUS_PX) for f in factors] + [(factors[-1], LAST_RADIUS_PX)]
+    for number, (factor, radius) in enumerate(passes):
+        last = number == len(passes) - 1
+        measured = _measure_level(pair, rect, placement, factor, radius, both=True)
+        if measured is None:
+            break
+        moved = (placement_inverse(placement, measured.placed) - measured.xy) / factor
+        agreed = consensus(
+            measured.xy / factor,
+            moved,
+            measured.measured.probability,
+            radius=radius,
+            tolerance=1.5 if last else 2.0,
+            rng=rng,
+        )
+        if agreed.inliers.sum() < 6:
+            break
+        near = np.hypot(*(apply_matrix(agreed.matrix, measured.xy / factor)
+                          - measured.xy / factor - moved).T) < 4.0
+        weights = np.where(near, measured.measured.probability, 0.0)
+        found = fit_transform(
+            measured.xy,
+            measured.placed,
+            weights,
+            area=rect,
+            models=allowed if last or options.model != "auto" else ("similarity", "affine", "smooth"),
+            tolerance=3.0 * factor,
+            rng=rng,
+        )
+        if found is None:
+            break
+        rows, fit, agreement = measured, found, max(agreement, agreed.evidence)
+        placement = found.transform
+        stages.mark(f"refinement at 1:{factor:.3g}")
+    if rows is None:
+        empty = classic.join_none()
+        return empty, None, 0.0
+    if fit is not None:
+        fit = fit._replace(inliers=fit.inliers & (rows.measured.probability > 0.05))
+    return rows, fit, agreement
+
+
+def placement_inverse(placement: Transform, xy: FloatArray) -> FloatArray:
+    """Reference pixels whose placed position is `xy`."""
+    return placement.invert(xy)
+
+
+def _measure_level(
+    pair: PairReader,
+    rect: classic.Rect,
+    placement: Transform,
+    factor: float,
+    radius: int,
+    *,
+    both: bool,
+) -> TiePointRows | None:
+    x, y, w, h = rect
+    lattice = (max(16, round(h / factor)), max(16, round(w / factor)))
+    smallest = min(lattice)
+    template = min(TEMPLATE_PX, 2 * max(6, smallest // 5))
+    if max(lattice) <= classic.WHOLE_SIDE_PX:
+        spacing = max(10, int(np.sqrt(lattice[0] * lattice[1] / KEYPOINTS)))
+        rows = classic.tie_points_in(
+            pair,
+            rect,
+            lattice,
+            placement.apply,
+            spacing=spacing,
+            template=template,
+            radius=radius,
+            both=both,
+        )
+        return rows if len(rows.xy) else None
+    tiles = _tiles(rect, factor)
+    spacing = int(np.sqrt(classic.TILE_PX**2 * len(tiles) / SCENE_KEYPOINTS))
+
+    def one(tile: classic.Rect) -> TiePointRows:
+        size = (max(16, round(tile[3] / factor)), max(16, round(tile[2] / factor)))
+        return classic.tie_points_in(
+            pair,
+            tile,
+            size,
+            placement.apply,
+            spacing=max(24, spacing),
+            template=template,
+            radius=radius,
+            both=both,
+        )
+
+    parts = classic.each(one, tiles)
+    found = [p for p in parts if len(p.xy)]
+    return classic.join(found) if found else None
+
+
+def _tiles(rect: classic.Rect, factor: float) -> list[classic.Rect]:
+    """Windows of the lattice, at most `MAX_TILES`, evenly spread."""
+    x, y, w, h = rect
+    side = classic.TILE_PX * factor
+    nx, ny = max(1, int(np.ceil(w / side))), max(1, int(np.ceil(h / side)))
+    shrink = np.sqrt(nx * ny / classic.MAX_TILES)
+    if shrink > 1:
+        nx, ny = max(1, int(nx / shrink)), max(1, int(ny / shrink))
+    tw, th = min(side, w), min(side, h)
+    xs = np.round(np.linspace(x, x + w - tw, nx))
+    ys = np.round(np.linspace(y, y + h - th, ny))
+    return [(float(a), float(b), float(tw), float(th)) for b in ys for a in xs]
+
+
+def _overlap(pair: PairReader, matrix: FloatArray) -> classic.Rect:
+    """Part of the reference that the placed query covers, as (x, y, w, h)."""
+    x1, y1, w1, h1 = pair.area1
+    corners = np.array([[x1, y1], [x1 + w1, y1], [x1 + w1, y1 + h1], [x1, y1 + h1]])
+    back = apply_matrix(np.linalg.inv(matrix), corners)
+    h, w = pair.shape0
+    low = np.clip(np.floor(back.min(axis=0)), 0, [w, h])
+    high = np.clip(np.ceil(back.max(axis=0)), 0, [w, h])
+    if (high - low < 48).any():
+        return 0.0, 0.0, float(w), float(h)
+    return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
+
+
+def _affine_of(pair: PairReader, matrix: FloatArray) -> FloatArray:
+    h, w = pair.shape0
+    centre = np.array([[w / 2, h / 2], [w / 2 + 8, h / 2], [w / 2, h / 2 + 8]])
+    return fit_matrix("affine", centre, pair.base(apply_matrix(matrix, centre)))
+
+
+def _query_scale(transform: Transform, shape0: tuple[int, int]) -> float:
+    """Query pixels per reference pixel."""
+    return float(np.sqrt(abs(np.linalg.det(transform.base[:2, :2])))) or 1.0
+
+
+def compose(placed: Transform, pair: PairReader, linear_base: FloatArray | None) -> Transform:
+    """Reference pixels -> query pixels from a placement and the georeference after it."""
+    if linear_base is not None:
+        base = linear_base @ placed.base
+        if placed.field is None:
+            return Transform(placed.model, base / base[2, 2])
+        turned = placed.field.coefficients @ linear_base[:2, :2].T
+        field = SplineField(placed.field.origin, placed.field.spacing, turned)
+        return Transform("smooth", base, field)
+    # The georeference bends: the whole mapping becomes a matrix and a field through its samples.
+    h, w = pair.shape0
+    grid = np.stack(
+        np.meshgrid(np.linspace(0, w, 41), np.linspace(0, h, 41)), axis=-1
+    ).reshape(-1, 2)
+    there = pair.base(placed.apply(grid))
+    known = np.isfinite(there).all(axis=1)
+    grid, there = grid[known], there[known]
+    base = fit_matrix("affine", grid, there)
+    field = fit_field(
+        grid,
+        there - apply_matrix(base, grid),
+        np.ones(len(grid)),
+        area=(0.0, 0.0, float(w), float(h)),
+        cells=(16, 16),
+        stiffness=1e-9,
+    )
+    return Transform("smooth", base, field)
+
+
+def _runner_up(verified: list[classic.Verified], shape0: tuple[int, int]) -> float:
+    """Agreement of the best placement that is really another one."""
+    h, w = shape0
+    corners = np.array([[0, 0], [w, 0], [w, h], [0, h]], float)
+    best = apply_matrix(verified[0].matrix, corners)
+    for other in verified[1:]:
+        gap = np.abs(apply_matrix(other.matrix, corners) - best).mean()
+        if not gap < 0.06 * max(h, w):
+            return other.consensus.evidence
+    return 0.0
+
+
+def _ranges(
+    options: Options, georeferenced: bool, shape0: tuple[int, int]
+) -> list[SearchRange]:
+    """Search ranges in the order in which they are tried."""
+    half = max(shape0) / 2
+    limit = options.max_shift_px
+    near = SearchRange((-6.0, 6.0), (0.9, 1.11), half if limit is None else limit)
+    if options.prior is not None:
+        return [near]
+    if options.upright:
+        upright = SearchRange((-6.0, 6.0), (0.5, 2.0), limit)
+        return [near, upright] if georeferenced else [upright]
+    whole = SearchRange(max_shift_px=limit)
+    return [near, whole] if georeferenced else [whole]
+
+
+def _small(shape: tuple[int, int], side: int = 64) -> tuple[int, int]:
+    factor = max(1.0, max(shape) / side)
+    return max(1, round(shape[0] / factor)), max(1, round(shape[1] / factor))
+
+
+def _whole_query(pair: PairReader) -> tuple[Any, Any]:
+    small = _small(pair.shape1)
+    step = np.array([pair.shape1[1] / small[1], pair.shape1[0] / small[0]])
+    return pair.read1(small, lambda p: p * step)
+
+
+def pair_reader(
+    reference: RasterSource, query: RasterSource, options: Options
+) -> tuple[PairReader | None, FloatArray | None, Reason | None]:
+    """Readers of both rasters, the georeference between them, and its matrix where it is one."""
+    from rsfuse.geo.grid import Window, pixel_mapping
+    from rsfuse.geo.warp import read_mapped
+
+    bands0, bands1 = _some_bands(reference), _some_bands(query)
+    h0, w0 = reference.shape
+    h1, w1 = query.shape
+    linear: FloatArray | None = np.eye(3)
+    if options.prior is not None:
+        prior = options.prior
+        linear = prior
+
+        def base(xy: FloatArray) -> FloatArray:
+            return apply_matrix(prior, xy)
+    elif reference.is_georeferenced and query.is_georeferenced and (
+        (reference.geobox.crs is None) == (query.geobox.crs is None)
+    ):
+        base = pixel_mapping(reference.geobox, query.geobox)
+        linear = _straight(base, (h0, w0))
+    else:
+
+        def base(xy: FloatArray) -> FloatArray:
+            return np.asarray(xy, np.float64)
+
+    edge = np.linspace(0, 1, 9)
+    one, zero = np.ones(9), np.zeros(9)
+    border = np.concatenate(
+        [
+            np.stack([edge, zero], 1),
+            np.stack([edge, one], 1),
+            np.stack([zero, edge], 1),
+            np.stack([one, edge], 1),
+        ]
+    ) * np.array([w1, h1])
+    if linear is not None:
+        back = apply_matrix(np.linalg.inv(linear), border)
+    else:
+        back = pixel_mapping(query.geobox, reference.geobox)(border)
+    back = back[np.isfinite(back).all(axis=1)]
+    if len(back) == 0:
+        return None, None, Reason("no_overlap", "The query's CRS cannot be mapped to the reference.")
+    low, high = back.min(axis=0), back.max(axis=0)
+    if reference.is_georeferenced and query.is_georeferenced and options.prior is None:
+        reach = options.max_shift_px if options.max_shift_px is not None else max(h0, w0) / 2
+        low = np.maximum(low, [-reach, -reach])
+        high = np.minimum(high, [w0 + reach, h0 + reach])
+        if (high - low < SMALLEST_SIDE_PX).any():
+            gap = float(np.max(np.maximum(low - [w0, h0], -high)))
+            return (
+                None,
+                None,
+                Reason(
+                    "no_overlap",
+                    "By their georeference the two rasters lie too far apart to match: the query "
+                    f"is beyond {reach:.0f} reference pixels from the reference.",
+                    {"reach_px": float(reach), "gap_px": gap},
+                ),
+            )
+
+    def read0(rect: classic.Rect, shape: tuple[int, int]) -> tuple[Any, Any]:
+        x, y, w, h = (round(v) for v in rect)
+        whole = (h, w) == shape
+        raster = reference.read(Window(x, y, w, h), shape=None if whole else shape, bands=bands0)
+        return raster.data, raster.valid
+
+    def read1(shape: tuple[int, int], mapping: classic.Points) -> tuple[Any, Any]:
+        raster = read_mapped(query, shape, mapping, bands=bands1)
+        return raster.data, raster.valid
+
+    area = (float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1]))
+    return PairReader((h0, w0), read0, read1, base, (h1, w1), area), linear, None
+
+
+def _some_bands(source: RasterSource) -> tuple[str | int, ...] | None:
+    """At most four bands, evenly spread: more cost time and add little structure."""
+    count = len(source.bands)
+    if count <= 4:
+        return None
+    return tuple(source.bands[int(i)] for i in np.round(np.linspace(0, count - 1, 4)))
+
+
+def _straight(base: classic.Points, shape: tuple[int, int]) -> FloatArray | None:
+    """The matrix of a mapping, if it is affine to within `LINEAR_BASE_PX`."""
+    h, w = shape
+    grid = np.stack(np.meshgrid(np.linspace(0, w, 9), np.linspace(0, h, 9)), -1).reshape(-1, 2)
+    there = base(grid)
+    if not np.isfinite(there).all():
+        return None
+    matrix = fit_matrix("affine", grid, there)
+    gap = np.abs(apply_matrix(matrix, grid) - there).max()
+    return matrix if gap < LINEAR_BASE_PX else None

@@ -1,0 +1,370 @@
+"""Robust fit: which tie points agree, on which model, and how sure that makes us."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from rsfuse.ops.geometry2d import (
+    MINIMUM_POINTS,
+    PARAMETERS,
+    Transform,
+    apply_matrix,
+    fit_field,
+    fit_matrix,
+)
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+HYPOTHESES = 600
+MAX_DEFORMATION = 0.25  # of a consensus against the placement that it starts from
+FOLDS = 5
+FIELD_POINTS = 80  # fewer tie points do not carry a field
+FIELD_GAIN = 0.85  # held-out error must fall below this share of the best matrix
+MODEL_GAIN = 0.985  # a freer matrix must lower the held-out error below this share
+
+
+class Consensus(NamedTuple):
+    """The largest set of displacements that one affine map explains.
+
+    Attributes:
+        matrix: (3, 3) on the lattice, from a point to its displaced place.
+        inliers: (N,).
+        evidence: -log10 of the expected number of equally large sets among random displacements
+            (an a-contrario number of false alarms, Moisan and Stival 2004); large = not chance.
+    """
+
+    matrix: FloatArray
+    inliers: BoolArray
+    evidence: float
+
+
+def consensus(
+    xy: FloatArray,
+    shift: FloatArray,
+    weights: FloatArray,
+    *,
+    radius: float,
+    tolerance: float,
+    rng: np.random.Generator,
+) -> Consensus:
+    """Find the displacements that agree on an affine map near the identity.
+
+    Args:
+        xy: (N, 2) lattice positions.
+        shift: (N, 2) displacements, at most `radius`.
+        weights: (N,) in 0..1.
+        radius: Search radius: displacements without a cause are uniform within it.
+        tolerance: Distance that counts as agreement, pixels.
+        rng: Source of the hypotheses.
+    """
+    n = len(xy)
+    nothing = Consensus(np.eye(3), np.zeros(n, bool), 0.0)
+    if n < 6:
+        return nothing
+    there = xy + shift
+    chance = weights + 1e-3
+    picks = rng.choice(n, size=(HYPOTHESES, 3), p=chance / chance.sum())
+    shifts = np.zeros((HYPOTHESES // 3, 2, 3))
+    shifts[:, 0, 0] = shifts[:, 1, 1] = 1.0
+    shifts[:, :, 2] = shift[picks[: len(shifts), 0]]
+    source = np.concatenate([xy[picks], np.ones((HYPOTHESES, 3, 1))], axis=2)
+    usable = np.abs(np.linalg.det(source)) > 1.0
+    affine = np.transpose(np.linalg.solve(source[usable], there[picks][usable]), (0, 2, 1))
+    bent = np.abs(affine[:, :, :2] - np.eye(2)).max(axis=(1, 2))
+    models = np.concatenate([shifts, affine[bent < MAX_DEFORMATION]])
+    predicted = np.einsum("mij,nj->mni", models[:, :, :2], xy) + models[:, None, :, 2]
+    square = ((predicted - there) ** 2).sum(axis=2) / tolerance**2
+    gain = (weights * np.maximum(1 - square, 0)).sum(axis=1)
+    best = np.vstack([models[int(gain.argmax())], [0, 0, 1]])
+    inliers = np.zeros(n, bool)
+    for scale in (1.5, 1.0, 1.0):
+        update = _distance(best, xy, there) < scale * tolerance
+        if update.sum() < 4:
+            break
+        inliers = update
+        fitted = _stable_affine(xy[inliers], there[inliers], weights[inliers] + 0.05, tolerance)
+        if np.abs(fitted[:2, :2] - np.eye(2)).max() > MAX_DEFORMATION:
+            break
+        best = fitted
+    inliers = _distance(best, xy, there) < tolerance
+    return Consensus(best, inliers, _evidence(inliers, radius, tolerance))
+
+
+def _stable_affine(
+    xy: FloatArray, there: FloatArray, weights: FloatArray, tolerance: float
+) -> FloatArray:
+    """An affine fit drawn towards a similarity as far as the points leave it open."""
+    similar = fit_matrix("similarity", xy, there, weights)
+    if len(xy) < 8:
+        return similar
+    try:
+        affine = fit_matrix("affine", xy, there, weights)
+    except ValueError:
+        return similar
+    gain = 1 - _rms(affine, xy, there, weights) / max(_rms(similar, xy, there, weights), 1e-9)
+    return affine if gain > 2.0 / len(xy) else similar
+
+
+def _rms(matrix: FloatArray, xy: FloatArray, there: FloatArray, weights: FloatArray) -> float:
+    square = ((apply_matrix(matrix, xy) - there) ** 2).sum(axis=1)
+    return float(np.sqrt(np.average(square, weights=weights)))
+
+
+def _distance(matrix: FloatArray, xy: FloatArray, there: FloatArray) -> FloatArray:
+    return np.asarray(np.hypot(*(apply_matrix(matrix, xy) - there).T))
+
+
+def _evidence(inliers: BoolArray, radius: float, tolerance: float) -> float:
+    n, k = len(inliers), int(inliers.sum())
+    if k <= 3:
+        return 0.0
+    by_chance = min(np.pi * tolerance**2 / (2 * radius + 1) ** 2, 0.5)
+    tail = stats.binom.logsf(k - 4, n - 3, by_chance) / np.log(10)
+    tests = np.log10(HYPOTHESES)
+    return float(max(0.0, -(tail + tests)))
+
+
+class Fit(NamedTuple):
+    """A transform and the tie points behind it.
+
+    Attributes:
+        transform: Maps xy0 to xy1.
+        inliers: (N,) tie points that the fit rests on.
+        residual: (N, 2) measured minus fitted, query pixels.
+        held_out: (N,) distance in pixels by a fit without the tie point's fold; NaN for outliers.
+        scale: Robust standard deviation of the residuals per axis, pixels.
+        covariance: (P, P) of the parameters of the matrix, row by row without the last entry.
+        scores: Held-out root mean square of each model that was tried.
+    """
+
+    transform: Transform
+    inliers: BoolArray
+    residual: FloatArray
+    held_out: FloatArray
+    scale: float
+    covariance: FloatArray
+    scores: dict[str, float]
+
+
+def fit_transform(
+    xy0: FloatArray,
+    xy1: FloatArray,
+    weights: FloatArray,
+    *,
+    area: tuple[float, float, float, float],
+    models: Sequence[str],
+    tolerance: float,
+    rng: np.random.Generator,
+) -> Fit | None:
+    """Fit every allowed model and keep the simplest that predicts held-out tie points best.
+
+    Args:
+        xy0: (N, 2) reference pixels.
+        xy1: (N, 2) query pixels.
+        weights: (N,) probability that a tie point is right.
+        area: (x, y, w, h) of the reference, for a field.
+        models: Allowed: `shift`, `similarity`, `affine`, `homography`, `smooth`, freest last.
+        tolerance: Largest residual of a tie point that may be right, query pixels.
+        rng: Source of the folds.
+
+    Returns:
+        None where no allowed model is determined.
+    """
+    fits: dict[str, tuple[Transform, BoolArray]] = {}
+    inliers = np.ones(len(xy0), bool)
+    for model in (m for m in models if m != "smooth"):
+        found = _reweighted(model, xy0, xy1, weights, tolerance)
+        if found is not None:
+            fits[model] = found
+    if "smooth" in models:
+        base = next((m for m in ("affine", "similarity", "shift") if m in fits), None)
+        if base is None:
+            found = _reweighted("affine", xy0, xy1, weights, tolerance)
+        else:
+            found = fits[base]
+        if found is not None:
+            field = _field_fit(xy0, xy1, weights, found[0].base, area, tolerance)
+            if field is not None:
+                fits["smooth"] = field
+    if not fits:
+        return None
+    # All models are judged on the same tie points: those that any of them explains.
+    inliers = np.logical_or.reduce([keep for _, keep in fits.values()])
+    fold = _spatial_folds(xy0, area, rng)
+    held: dict[str, FloatArray] = {}
+    scores: dict[str, float] = {}
+    for model in fits:
+        held[model] = _held_out(model, xy0, xy1, weights, inliers, fold, area)
+        square = np.minimum(held[model][inliers], tolerance) ** 2
+        known = np.isfinite(square)
+        if known.any():
+            share = weights[inliers][known] + 1e-3
+            scores[model] = float(np.sqrt(np.average(square[known], weights=share)))
+    order = [m for m in ("shift", "similarity", "affine", "homography", "smooth") if m in scores]
+    if not order:
+        return None
+    chosen = order[0]
+    for model in order[1:]:
+        gain = FIELD_GAIN if model == "smooth" else MODEL_GAIN
+        if scores[model] < gain * scores[chosen]:
+            chosen = model
+    transform, keep = fits[chosen]
+    residual = xy1 - transform.apply(xy0)
+    spread = 1.4826 * float(np.median(np.abs(residual[keep]))) if keep.any() else float("nan")
+    covariance = _covariance(transform, xy0[keep], weights[keep], max(spread, 0.02))
+    return Fit(transform, keep, residual, held[chosen], spread, covariance, scores)
+
+
+def _reweighted(
+    model: str, xy0: FloatArray, xy1: FloatArray, weights: FloatArray, tolerance: float
+) -> tuple[Transform, BoolArray] | None:
+    """Iteratively reweighted least squares with Tukey's biweight, from a given start set."""
+    if len(xy0) < MINIMUM_POINTS[model] + 2:
+        return None
+    robust = np.ones(len(xy0))
+    cut = tolerance
+    matrix = None
+    for _ in range(12):
+        weight = weights * robust
+        if (weight > 1e-3).sum() < MINIMUM_POINTS[model] + 2:
+            return None
+        try:
+            matrix = fit_matrix(model, xy0, xy1, weight + 1e-9)
+        except (ValueError, np.linalg.LinAlgError):
+            return None
+        distance = _distance(matrix, xy0, xy1)
+        near = distance[distance < tolerance]
+        if near.size < MINIMUM_POINTS[model] + 2:
+            return None
+        cut = float(np.clip(4.0 * np.median(near) + 0.3, 0.8, tolerance))
+        robust = np.where(distance < cut, (1 - (distance / cut) ** 2) ** 2, 0.0)
+    if matrix is None or not np.isfinite(matrix).all():
+        return None
+    keep = _distance(matrix, xy0, xy1) < cut
+    return Transform(model, matrix), keep
+
+
+def _lattice(n: int, area: tuple[float, float, float, float]) -> tuple[int, int]:
+    """Cells (rows, columns) of a field that n tie points can carry: some eight for each knot."""
+    knots = max(4.0, n / 8.0)
+    columns = np.sqrt(knots * area[2] / max(area[3], 1.0))
+    rows = knots / max(columns, 1e-6)
+    return int(np.clip(round(rows), 2, 24)), int(np.clip(round(columns), 2, 24))
+
+
+def _field_fit(
+    xy0: FloatArray,
+    xy1: FloatArray,
+    weights: FloatArray,
+    base: FloatArray,
+    area: tuple[float, float, float, float],
+    tolerance: float,
+) -> tuple[Transform, BoolArray] | None:
+    gap = xy1 - apply_matrix(base, xy0)
+    robust = (np.hypot(*gap.T) < 4 * tolerance).astype(float)
+    field = None
+    keep = robust > 0
+    for _ in range(6):
+        weight = weights * robust
+        if (weight > 1e-3).sum() < FIELD_POINTS:
+            return None
+        field = fit_field(
+            xy0, gap, weight, area=area, cells=_lattice(int(keep.sum()), area), stiffness=0.02
+        )
+        distance = np.hypot(*(gap - field(xy0)).T)
+        near = distance[distance < tolerance]
+        if near.size < FIELD_POINTS:
+            return None
+        cut = float(np.clip(4.0 * np.median(near) + 0.3, 0.8, tolerance))
+        robust = np.where(distance < cut, (1 - (distance / cut) ** 2) ** 2, 0.0)
+        keep = distance < cut
+    return Transform("smooth", base, field), keep
+
+
+def _spatial_folds(
+    xy: FloatArray, area: tuple[float, float, float, float], rng: np.random.Generator
+) -> npt.NDArray[np.intp]:
+    """Folds of whole blocks, so that a held-out tie point has no neighbour in the fit."""
+    blocks = 6
+    column = np.clip((xy[:, 0] - area[0]) / max(area[2], 1) * blocks, 0, blocks - 1).astype(int)
+    row = np.clip((xy[:, 1] - area[1]) / max(area[3], 1) * blocks, 0, blocks - 1).astype(int)
+    order = rng.permutation(blocks * blocks) % FOLDS
+    return np.asarray(order[row * blocks + column], dtype=np.intp)
+
+
+def _held_out(
+    model: str,
+    xy0: FloatArray,
+    xy1: FloatArray,
+    weights: FloatArray,
+    inliers: BoolArray,
+    fold: npt.NDArray[np.intp],
+    area: tuple[float, float, float, float],
+) -> FloatArray:
+    """Distance of every inlier to a fit that did not see its fold."""
+    result = np.full(len(xy0), np.nan)
+    for k in range(FOLDS):
+        train, test = inliers & (fold != k), inliers & (fold == k)
+        if not test.any():
+            continue
+        try:
+            if model == "smooth":
+                base = fit_matrix("affine", xy0[train], xy1[train], weights[train] + 1e-9)
+                gap = xy1 - apply_matrix(base, xy0)
+                field = fit_field(
+                    xy0[train],
+                    gap[train],
+                    weights[train] + 1e-9,
+                    area=area,
+                    cells=_lattice(int(inliers.sum()), area),
+                    stiffness=0.02,
+                )
+                result[test] = np.hypot(*(gap[test] - field(xy0[test])).T)
+            else:
+                matrix = fit_matrix(model, xy0[train], xy1[train], weights[train] + 1e-9)
+                result[test] = _distance(matrix, xy0[test], xy1[test])
+        except (ValueError, np.linalg.LinAlgError):
+            continue
+    return result
+
+
+def design_matrix(transform: Transform, xy: FloatArray) -> FloatArray:
+    """(N, 2, P) derivative of the mapped points by the parameters of the matrix."""
+    n = len(xy)
+    x, y = xy.T
+    one, zero = np.ones(n), np.zeros(n)
+    if transform.model == "shift":
+        return np.tile(np.eye(2), (n, 1, 1))
+    if transform.model == "similarity":
+        return np.stack(
+            [np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)], axis=1
+        )
+    rows_x = np.stack([x, y, one, zero, zero, zero], 1)
+    rows_y = np.stack([zero, zero, zero, x, y, one], 1)
+    if transform.model != "homography":
+        return np.stack([rows_x, rows_y], axis=1)
+    m = transform.base
+    inv = 1.0 / (xy @ m[2, :2] + m[2, 2])
+    mapped = apply_matrix(m, xy)
+    rows_x = np.concatenate([rows_x * inv[:, None], (-mapped[:, :1] * xy) * inv[:, None]], 1)
+    rows_y = np.concatenate([rows_y * inv[:, None], (-mapped[:, 1:] * xy) * inv[:, None]], 1)
+    return np.stack([rows_x, rows_y], axis=1)
+
+
+def _covariance(
+    transform: Transform, xy: FloatArray, weights: FloatArray, sigma: float
+) -> FloatArray:
+    """Covariance of the matrix parameters from the tie points' common scatter."""
+    model = "affine" if transform.model == "smooth" else transform.model
+    count = PARAMETERS[model]
+    if len(xy) < MINIMUM_POINTS[model]:
+        return np.full((count, count), np.nan)
+    design = design_matrix(transform, xy)
+    normal = np.einsum("n,nip,niq->pq", weights / max(weights.mean(), 1e-9), design, design)
+    return np.asarray(sigma**2 * np.linalg.pinv(normal))

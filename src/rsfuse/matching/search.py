@@ -1,0 +1,184 @@
+"""Global search: where, how turned and how large the query lies on the reference.
+
+Every pair of a rotation and a scale is tried on a small version of the images; one Fourier
+correlation of the structure channels then answers for all shifts at once. The statistic of a
+hypothesis is the height of its peak in standard deviations of its own correlation surface.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy import fft
+
+from rsfuse.matching.structure import ComplexImage, FloatImage, Mask, structure_channels
+
+FloatArray = npt.NDArray[np.float64]
+
+SEARCH_SIDE_PX = 160  # long side of the larger image during the search
+ROTATION_STEP_DEG = 6.0
+SCALE_STEP = 1.15
+PEAKS_PER_HYPOTHESIS = 2
+
+
+class Candidate(NamedTuple):
+    """A placement of the query.
+
+    Attributes:
+        score: Peak height in standard deviations of the correlation surface.
+        matrix: (3, 3) reference pixels -> query pixels, corner convention, full resolution.
+        rotation_deg: Of the query against the reference, clockwise on the screen.
+        scale: Query pixels per reference pixel.
+    """
+
+    score: float
+    matrix: FloatArray
+    rotation_deg: float
+    scale: float
+
+
+class View(NamedTuple):
+    """An image during the search: small, with the factor that leads back.
+
+    Attributes:
+        image: (C, h, w) reduced.
+        valid: (h, w).
+        factor: Full-resolution pixels per reduced pixel, (x, y).
+        speckled: Whether the full-resolution image is a radar image.
+    """
+
+    image: FloatImage
+    valid: Mask
+    factor: tuple[float, float]
+    speckled: bool
+
+
+def search(
+    reference: View,
+    query: View,
+    *,
+    rotations_deg: FloatArray,
+    scales: FloatArray,
+    keep: int = 8,
+    threads: int = 1,
+    max_shift: float | None = None,
+    origin: tuple[float, float] = (0.0, 0.0),
+) -> list[Candidate]:
+    """The best placements of the query on the reference, best first.
+
+    Args:
+        reference: Reduced reference.
+        query: Reduced query, at about the same factor.
+        rotations_deg: Rotations to try.
+        scales: Query pixels per reference pixel to try, in reduced pixels.
+        keep: How many distinct placements to return.
+        threads: Threads that share the hypotheses.
+        max_shift: Largest shift of the reference's centre, reduced pixels; None for no limit.
+        origin: Where the query's corner lies by its georeference, reduced pixels.
+    """
+    ref = structure_channels(reference.image, reference.valid, speckled=reference.speckled)
+    side = max(*reference.valid.shape, *(int(s) for s in query.valid.shape))
+    size = fft.next_fast_len(int(1.5 * side))
+    canvas = np.zeros((2, size, size), np.complex64)
+    h0, w0 = reference.valid.shape
+    canvas[:, :h0, :w0] = ref.z
+    spectrum = np.conj(fft.fft2(canvas, workers=threads))
+    energy0 = float(np.sqrt((np.abs(ref.z) ** 2).sum())) + 1e-9
+
+    def one_scale(scale: float) -> list[tuple[float, float, float, FloatArray]]:
+        # The query at the size it would have on the reference's grid.
+        h1, w1 = query.valid.shape
+        size1 = (max(8, round(w1 / scale)), max(8, round(h1 / scale)))
+        mode = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+        image = np.stack([cv2.resize(b, size1, interpolation=mode) for b in query.image])
+        valid = cv2.resize(query.valid.astype(np.uint8), size1, interpolation=cv2.INTER_NEAREST)
+        channels = structure_channels(image, valid.astype(bool), speckled=query.speckled)
+        parts = np.moveaxis(channels.z, 0, -1)
+        planes = np.ascontiguousarray(parts).view(np.float32)  # (h, w, 4)
+        found = []
+        sx, sy = size1[0] / w1, size1[1] / h1
+        for rotation in rotations_deg:
+            # turn maps resized query pixels to canvas pixels (corner convention).
+            turn = _turn(size1, float(rotation), size)
+            turned = cv2.warpAffine(planes, _centred(turn)[:2], (size, size), flags=cv2.INTER_LINEAR)
+            z = np.moveaxis(turned.view(np.complex64), -1, 0).copy()
+            phase = np.exp(-1j * np.deg2rad(rotation))
+            z[0] *= np.complex64(phase**2)
+            z[1] *= np.complex64(phase**4)
+            product = (fft.fft2(z) * spectrum).sum(axis=0)
+            surface = fft.ifft2(product).real
+            energy1 = float(np.sqrt((np.abs(z) ** 2).sum())) + 1e-9
+            surface /= energy0 * energy1
+            deviation = float(surface.std()) + 1e-12
+            for peak, (py, px) in _peaks(surface, PEAKS_PER_HYPOTHESIS):
+                # Canvas pixel = reference pixel + (px, py), up to a period.
+                shift = np.array([px, py], float)
+                shift[shift > size / 2] -= size
+                to_canvas = np.eye(3)
+                to_canvas[:2, 2] = shift
+                resize = np.diag([1 / sx, 1 / sy, 1.0])
+                matrix = resize @ np.linalg.inv(turn) @ to_canvas
+                found.append((peak / deviation, float(rotation), float(scale), matrix))
+        return found
+
+    with ThreadPoolExecutor(threads) as pool:
+        results = [r for part in pool.map(one_scale, scales) for r in part]
+    results.sort(key=lambda r: -r[0])
+    lift0 = np.diag([1 / reference.factor[0], 1 / reference.factor[1], 1.0])
+    lift1 = np.diag([query.factor[0], query.factor[1], 1.0])
+    corners = np.array([[0, 0], [w0, 0], [w0, h0], [0, h0]], float)
+    kept: list[Candidate] = []
+    places: list[FloatArray] = []
+    middle = np.array([[w0 / 2, h0 / 2]])
+    for score, rotation, scale, matrix in results:
+        if max_shift is not None:
+            moved = _apply(matrix, middle) + np.array(origin) - middle
+            if float(np.hypot(*moved[0])) > max_shift:
+                continue
+        place = _apply(matrix, corners)
+        if any(np.abs(place - p).mean() < 0.08 * side for p in places):
+            continue
+        places.append(place)
+        kept.append(Candidate(score, lift1 @ matrix @ lift0, rotation, scale))
+        if len(kept) == keep:
+            break
+    return kept
+
+
+def _turn(size: tuple[int, int], rotation_deg: float, canvas: int) -> FloatArray:
+    """Turn about the image centre, moved to the canvas centre; the sense undoes `rotation_deg`."""
+    angle = np.deg2rad(-rotation_deg)
+    c, s = np.cos(angle), np.sin(angle)
+    matrix = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
+    centre = np.array([size[0] / 2, size[1] / 2])
+    matrix[:2, 2] = canvas / 2 - matrix[:2, :2] @ centre
+    return matrix
+
+
+def _centred(matrix: FloatArray) -> FloatArray:
+    """The matrix for OpenCV, whose pixel centres are integers."""
+    half = np.eye(3)
+    half[:2, 2] = 0.5
+    return np.linalg.inv(half) @ matrix @ half
+
+
+def _apply(matrix: FloatArray, xy: FloatArray) -> FloatArray:
+    return xy @ matrix[:2, :2].T + matrix[:2, 2]
+
+
+def _peaks(surface: FloatArray, number: int) -> list[tuple[float, tuple[int, int]]]:
+    work = surface.copy()
+    found = []
+    size = work.shape[0]
+    for _ in range(number):
+        flat = int(work.argmax())
+        y, x = divmod(flat, size)
+        found.append((float(work[y, x]), (y, x)))
+        rows = np.arange(y - 4, y + 5) % size
+        cols = np.arange(x - 4, x + 5) % size
+        work[np.ix_(rows, cols)] = -1
+    return found

@@ -1,0 +1,87 @@
+"""Trust: the probability that a result is right, and what follows from it.
+
+Three pieces of evidence that a wrong placement does not have: more tie points agree than chance
+allows, they are a fair share of those measured, and no other placement of the same pair (the null
+distribution that the pair brings along) is supported as well.
+
+The weights are those of a logistic regression on the development pairs, true and constructed
+wrong, by `benchmarks/match_calibration.py`; `docs/results.md` shows how well they hold.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+Status = Literal["ok", "weak", "refused"]
+
+# Intercept and weights of the features of `pair_features`.
+PAIR_WEIGHTS = (-6.0, 2.2, 4.0, 1.0)
+# Intercept and weights of the features of `tie_point_features`.
+TIE_POINT_WEIGHTS = (-0.2, 0.45, 0.25, -1.2)
+
+OK_CONFIDENCE = 0.9
+WEAK_CONFIDENCE = 0.5
+FEW_TIE_POINTS = 12
+
+
+class Evidence(NamedTuple):
+    """What speaks for a placement.
+
+    Attributes:
+        agreement: -log10 of the expected number of equally large agreements by chance.
+        share: Share of the measured tie points that agree.
+        runner_up: Agreement of the best placement elsewhere.
+        measured: Tie points measured.
+        kept: Tie points that the transform rests on.
+    """
+
+    agreement: float
+    share: float
+    runner_up: float
+    measured: int
+    kept: int
+
+
+def pair_features(evidence: Evidence) -> FloatArray:
+    """Features of a result: (3,)."""
+    margin = np.log1p(max(evidence.agreement, 0.0)) - np.log1p(max(evidence.runner_up, 0.0))
+    return np.array(
+        [np.log1p(min(max(evidence.agreement, 0.0), 200.0)), evidence.share, np.clip(margin, -2, 3)]
+    )
+
+
+def pair_confidence(evidence: Evidence) -> float:
+    """Probability that the transform is right to within a few pixels."""
+    return float(_logistic(np.append(1.0, pair_features(evidence)) @ np.array(PAIR_WEIGHTS)))
+
+
+def tie_point_features(
+    probability: FloatArray, height: FloatArray, residual_px: FloatArray
+) -> FloatArray:
+    """Features of tie points: (N, 3)."""
+    p = np.clip(probability, 1e-4, 1 - 1e-4)
+    return np.stack([np.log(p / (1 - p)), height, np.log(residual_px + 0.25)], axis=1)
+
+
+def tie_point_probability(
+    probability: FloatArray, height: FloatArray, residual_px: FloatArray, *, confidence: float
+) -> FloatArray:
+    """Probability that each tie point is right to within 3 px.
+
+    Args:
+        probability: (N,) SoftMax mass of the peak.
+        height: (N,) peak height in standard deviations.
+        residual_px: (N,) distance to the fitted transform.
+        confidence: Of the whole result: a tie point of a wrong transform is wrong.
+    """
+    features = tie_point_features(probability, height, residual_px)
+    weights = np.array(TIE_POINT_WEIGHTS)
+    return np.asarray(confidence * _logistic(weights[0] + features @ weights[1:]))
+
+
+def _logistic(value: npt.ArrayLike) -> FloatArray:
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(value, -40, 40))))

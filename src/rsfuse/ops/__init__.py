@@ -1,0 +1,1 @@
+"""Array and box maths. Never files, never a CRS."""

@@ -1,0 +1,321 @@
+"""Plane transforms: fit, apply, invert. Points are (x, y), (0, 0) the outer corner of a pixel.
+
+A `Transform` maps reference pixels to query pixels. It is a 3 x 3 matrix (shift, similarity, affine
+or homography) or a matrix plus a smooth displacement field on a lattice of cubic B-splines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+# Parameters of each model; the order is the order of growing freedom.
+PARAMETERS = {"shift": 2, "similarity": 4, "affine": 6, "homography": 8}
+MINIMUM_POINTS = {"shift": 1, "similarity": 2, "affine": 3, "homography": 4}
+
+
+def as_points(xy: npt.ArrayLike) -> FloatArray:
+    """Points as a (N, 2) float64 array."""
+    points = np.asarray(xy, dtype=np.float64)
+    return points.reshape(-1, 2)
+
+
+def apply_matrix(matrix: FloatArray, xy: npt.ArrayLike) -> FloatArray:
+    """(N, 2) points through a (3, 3) matrix; points behind the horizon become NaN."""
+    points = as_points(xy)
+    homogeneous = points @ matrix[:, :2].T + matrix[:, 2]
+    w = homogeneous[:, 2:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mapped = homogeneous[:, :2] / w
+    return np.where(w > 0, mapped, np.nan)
+
+
+def jacobian_of(matrix: FloatArray, xy: npt.ArrayLike) -> FloatArray:
+    """(N, 2, 2) derivative of a (3, 3) matrix at points."""
+    points = as_points(xy)
+    h = points @ matrix[:, :2].T + matrix[:, 2]
+    w = h[:, 2]
+    result = np.empty((len(points), 2, 2))
+    for i in range(2):
+        for j in range(2):
+            result[:, i, j] = (matrix[i, j] - h[:, i] / w * matrix[2, j]) / w
+    return result
+
+
+def rotation_scale_of(matrix: FloatArray, at: npt.ArrayLike = (0.0, 0.0)) -> tuple[float, float]:
+    """Rotation in degrees (clockwise on the screen) and scale of a matrix near a point."""
+    a = jacobian_of(matrix, [at])[0]
+    rotation = float(np.degrees(np.arctan2(a[1, 0] - a[0, 1], a[0, 0] + a[1, 1])))
+    return rotation, float(np.sqrt(abs(np.linalg.det(a))))
+
+
+@dataclass(frozen=True, eq=False)
+class SplineField:
+    """A displacement field: cubic B-splines on a lattice over a rectangle.
+
+    Attributes:
+        origin: (x, y) of the rectangle, pixels of the reference.
+        spacing: Knot distance (x, y) in pixels.
+        coefficients: (rows, columns, 2) in query pixels; rows = cells + 3.
+    """
+
+    origin: tuple[float, float]
+    spacing: tuple[float, float]
+    coefficients: FloatArray
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """(rows, columns) of lattice cells."""
+        return self.coefficients.shape[0] - 3, self.coefficients.shape[1] - 3
+
+    def __call__(self, xy: npt.ArrayLike) -> FloatArray:
+        """(N, 2) displacement; beyond the rectangle that of its nearest edge."""
+        points = as_points(xy)
+        rows, weights = self.basis(points)
+        flat = self.coefficients.reshape(-1, 2)
+        return np.asarray(np.einsum("nk,nkd->nd", weights, flat[rows]))
+
+    def basis(self, xy: FloatArray) -> tuple[npt.NDArray[np.intp], FloatArray]:
+        """Indices (N, 16) into the flattened lattice and their weights (N, 16)."""
+        cell_rows, cell_columns = self.cells
+        u = np.clip((xy[:, 0] - self.origin[0]) / self.spacing[0], 0, cell_columns - 1e-9)
+        v = np.clip((xy[:, 1] - self.origin[1]) / self.spacing[1], 0, cell_rows - 1e-9)
+        i, j = u.astype(np.intp), v.astype(np.intp)
+        bu, bv = _cubic(u - i), _cubic(v - j)
+        columns = i[:, None] + np.arange(4)
+        rows = j[:, None] + np.arange(4)
+        index = rows[:, :, None] * (cell_columns + 3) + columns[:, None, :]
+        weights = bv[:, :, None] * bu[:, None, :]
+        return index.reshape(len(xy), 16), weights.reshape(len(xy), 16)
+
+
+def _cubic(t: FloatArray) -> FloatArray:
+    """The four uniform cubic B-spline weights at t in [0, 1): (N, 4)."""
+    return np.stack(
+        [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1
+    ) / 6.0
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """Reference pixels -> query pixels.
+
+    Attributes:
+        model: `shift`, `similarity`, `affine`, `homography` or `smooth`.
+        base: (3, 3) matrix.
+        field: Displacement added in query pixels, for `smooth`.
+    """
+
+    model: str
+    base: FloatArray
+    field: SplineField | None = None
+
+    @property
+    def matrix(self) -> FloatArray | None:
+        """The (3, 3) matrix, or None where a field is needed too."""
+        return None if self.field is not None else self.base
+
+    def apply(self, xy: npt.ArrayLike) -> FloatArray:
+        """(N, 2) query pixels of (N, 2) reference pixels."""
+        points = as_points(xy)
+        mapped = apply_matrix(self.base, points)
+        return mapped if self.field is None else mapped + self.field(points)
+
+    def invert(self, xy: npt.ArrayLike, *, steps: int = 20) -> FloatArray:
+        """(N, 2) reference pixels of (N, 2) query pixels; by fixed point for a field."""
+        points = as_points(xy)
+        back = np.linalg.inv(self.base)
+        found = apply_matrix(back, points)
+        if self.field is None:
+            return found
+        for _ in range(steps):
+            update = apply_matrix(back, points - self.field(found))
+            if not np.nanmax(np.abs(update - found), initial=0.0) > 1e-9:
+                return update
+            found = update
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON."""
+        field = self.field
+        return {
+            "model": self.model,
+            "matrix": self.base.tolist(),
+            "field": None
+            if field is None
+            else {
+                "basis": "uniform cubic B-spline",
+                "origin": list(field.origin),
+                "spacing": list(field.spacing),
+                "coefficients": field.coefficients.tolist(),
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Transform:
+        """The inverse of `to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: The content is not a transform.
+        """
+        matrix = np.asarray(content["matrix"], np.float64)
+        if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
+            raise ValueError("the matrix is not 3 x 3 finite numbers")
+        stored = content.get("field")
+        field = None
+        if stored is not None:
+            field = SplineField(
+                (float(stored["origin"][0]), float(stored["origin"][1])),
+                (float(stored["spacing"][0]), float(stored["spacing"][1])),
+                np.asarray(stored["coefficients"], np.float64),
+            )
+        return cls(str(content["model"]), matrix, field)
+
+
+def fit_matrix(
+    model: str, xy0: npt.ArrayLike, xy1: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> FloatArray:
+    """The (3, 3) matrix of a model that maps xy0 to xy1 best in weighted least squares.
+
+    Args:
+        model: `shift`, `similarity`, `affine` or `homography`.
+        xy0: (N, 2) points.
+        xy1: (N, 2) points.
+        weights: (N,) inverse variances up to a factor; all 1 when None.
+
+    Raises:
+        ValueError: Unknown model, too few points or points that do not determine it.
+    """
+    p, q = as_points(xy0), as_points(xy1)
+    if model not in PARAMETERS:
+        raise ValueError(f"unknown model {model!r}")
+    if len(p) < MINIMUM_POINTS[model]:
+        raise ValueError(f"{model} needs {MINIMUM_POINTS[model]} points, got {len(p)}")
+    w = np.ones(len(p)) if weights is None else np.asarray(weights, np.float64)
+    if model == "shift":
+        matrix = np.eye(3)
+        matrix[:2, 2] = np.average(q - p, axis=0, weights=w)
+        return matrix
+    # Centred and scaled coordinates keep the normal equations well conditioned.
+    n0, n1 = _normaliser(p, w), _normaliser(q, w)
+    a, b = apply_matrix(n0, p), apply_matrix(n1, q)
+    if model == "homography":
+        h = _homography(a, b, w)
+    else:
+        design, target = _design(model, a, b)
+        root = np.sqrt(np.repeat(w, 2))
+        solution, _, rank, _ = np.linalg.lstsq(design * root[:, None], target * root, rcond=None)
+        if rank < design.shape[1]:
+            raise ValueError(f"the points do not determine a {model}")
+        h = np.eye(3)
+        if model == "similarity":
+            c, s, tx, ty = solution
+            h[:2] = [[c, -s, tx], [s, c, ty]]
+        else:
+            h[:2] = solution.reshape(2, 3)
+    matrix = np.linalg.inv(n1) @ h @ n0
+    return np.asarray(matrix / matrix[2, 2])
+
+
+def _normaliser(xy: FloatArray, weights: FloatArray) -> FloatArray:
+    centre = np.average(xy, axis=0, weights=weights)
+    spread = np.sqrt(np.average(((xy - centre) ** 2).sum(axis=1), weights=weights)) + 1e-12
+    matrix = np.diag([1 / spread, 1 / spread, 1.0])
+    matrix[:2, 2] = -centre / spread
+    return matrix
+
+
+def _design(model: str, p: FloatArray, q: FloatArray) -> tuple[FloatArray, FloatArray]:
+    n = len(p)
+    one, zero = np.ones(n), np.zeros(n)
+    x, y = p.T
+    if model == "similarity":
+        rows_x = np.stack([x, -y, one, zero], 1)
+        rows_y = np.stack([y, x, zero, one], 1)
+    else:
+        rows_x = np.stack([x, y, one, zero, zero, zero], 1)
+        rows_y = np.stack([zero, zero, zero, x, y, one], 1)
+    design = np.stack([rows_x, rows_y], 1).reshape(2 * n, -1)
+    return design, q.reshape(-1)
+
+
+def _homography(p: FloatArray, q: FloatArray, w: FloatArray) -> FloatArray:
+    """Gauss-Newton on the transfer error, started from the affine fit (h33 = 1)."""
+    design, target = _design("affine", p, q)
+    root = np.sqrt(np.repeat(w, 2))
+    h = np.append(np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0], [0.0, 0.0])
+    n = len(p)
+    x, y = p.T
+    for _ in range(12):
+        m = np.array([[h[0], h[1], h[2]], [h[3], h[4], h[5]], [h[6], h[7], 1.0]])
+        hom = p @ m[:, :2].T + m[:, 2]
+        inv = 1.0 / hom[:, 2]
+        u, v = hom[:, 0] * inv, hom[:, 1] * inv
+        zero = np.zeros(n)
+        jx = np.stack([x * inv, y * inv, inv, zero, zero, zero, -u * x * inv, -u * y * inv], 1)
+        jy = np.stack([zero, zero, zero, x * inv, y * inv, inv, -v * x * inv, -v * y * inv], 1)
+        jacobian = np.stack([jx, jy], 1).reshape(2 * n, 8)
+        residual = (q - np.stack([u, v], 1)).reshape(-1)
+        step, _, rank, _ = np.linalg.lstsq(jacobian * root[:, None], residual * root, rcond=None)
+        if rank < 8:
+            raise ValueError("the points do not determine a homography")
+        h = h + step
+        if np.abs(step).max() < 1e-12:
+            break
+    return np.array([[h[0], h[1], h[2]], [h[3], h[4], h[5]], [h[6], h[7], 1.0]])
+
+
+def fit_field(
+    xy: FloatArray,
+    displacement: FloatArray,
+    weights: FloatArray,
+    *,
+    area: tuple[float, float, float, float],
+    cells: tuple[int, int],
+    stiffness: float,
+) -> SplineField:
+    """A smooth displacement field through scattered displacements.
+
+    Minimises the weighted squared misfit plus `stiffness` times the squared second differences of
+    the lattice (P-splines, Eilers and Marx 1996).
+
+    Args:
+        xy: (N, 2) positions.
+        displacement: (N, 2).
+        weights: (N,).
+        area: (x, y, width, height) that the lattice covers.
+        cells: (rows, columns) of the lattice.
+        stiffness: Penalty against bending, relative to the mean data weight of a cell.
+    """
+    from scipy import sparse
+    from scipy.sparse.linalg import spsolve
+
+    rows, columns = cells[0] + 3, cells[1] + 3
+    empty = SplineField(
+        (area[0], area[1]),
+        (area[2] / cells[1], area[3] / cells[0]),
+        np.zeros((rows, columns, 2)),
+    )
+    index, basis = empty.basis(xy)
+    n = len(xy)
+    design = sparse.csr_matrix(
+        (basis.ravel(), (np.repeat(np.arange(n), 16), index.ravel())), shape=(n, rows * columns)
+    )
+    second = [
+        sparse.diags_array([1.0, -2.0, 1.0], offsets=[0, 1, 2], shape=(k - 2, k))
+        for k in (rows, columns)
+    ]
+    bend_y = sparse.kron(second[0], sparse.eye_array(columns))
+    bend_x = sparse.kron(sparse.eye_array(rows), second[1])
+    load = stiffness * float(weights.sum()) / (cells[0] * cells[1])
+    normal = design.T @ sparse.diags_array(weights) @ design
+    normal = normal + load * (bend_y.T @ bend_y + bend_x.T @ bend_x)
+    normal = (normal + 1e-6 * load * sparse.eye_array(rows * columns)).tocsc()
+    right = design.T @ (weights[:, None] * displacement)
+    solution = np.stack([spsolve(normal, right[:, k]) for k in range(2)], axis=1)
+    return SplineField(empty.origin, empty.spacing, solution.reshape(rows, columns, 2))
