@@ -1,30 +1,44 @@
-"""Functions on odc-geo's GeoBox: the grid is CRS + transform + shape, and nothing of ours wraps it.
+"""Grids: how pixels of one raster relate to pixels of another and to the ground.
 
-Pixel (0, 0) is the outer corner of the first pixel; points are (x, y), shapes (h, w).
+A grid is odc-geo's `GeoBox`. Pixel (0, 0) is the outer corner of the first pixel, points are
+(x, y). A raster without georeference has the grid of its own pixels: no CRS, identity
+transform.
 """
-
-from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyproj
+import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from rsfuse.errors import ConfigError, GridError, MissingCrsError, NoOverlapError
+from rsfuse.errors import GridError, InputError, MissingCrsError, NoOverlapError
 
-FloatArray = npt.NDArray[np.float64]
+Points = npt.NDArray[np.float64]
+PointMapping = Callable[[Points], Points]
 
-GRID_TOLERANCE_PX = 1e-3  # grids that differ by less are the same
-MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+# Two grids are the same when no corner moves by more than this share of a pixel.
+_SAME_PX = 1e-3
+
+# Points along each edge of an outline that is carried to another CRS.
+_OUTLINE_POINTS = 65
+
+# Up to this distortion a map projection counts as true to scale, and the pixel size is the number
+# that the file states: UTM and national grids keep within it, Web Mercator does not.
+_TRUE_TO_SCALE = 2e-3
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 class Window(NamedTuple):
-    """A rectangle of pixels; it may lie partly outside of its image.
+    """A rectangle of pixels; may lie partly outside the raster.
 
     Attributes:
         x: First column.
@@ -43,62 +57,98 @@ class Window(NamedTuple):
         """(h, w)."""
         return self.h, self.w
 
-    def clipped(self, shape: tuple[int, int]) -> Window:
-        """The part inside an image of `shape`; empty (w or h 0) if there is none."""
-        x0, y0 = min(max(self.x, 0), shape[1]), min(max(self.y, 0), shape[0])
-        x1, y1 = min(max(self.x + self.w, x0), shape[1]), min(max(self.y + self.h, y0), shape[0])
-        return Window(x0, y0, x1 - x0, y1 - y0)
+    def intersection(self, other: "Window") -> "Window":
+        """The common part; width or height are zero where there is none."""
+        x, y = max(self.x, other.x), max(self.y, other.y)
+        right = min(self.x + self.w, other.x + other.w)
+        bottom = min(self.y + self.h, other.y + other.h)
+        return Window(x, y, max(0, right - x), max(0, bottom - y))
+
+    def clipped(self, shape: tuple[int, int]) -> "Window":
+        """The part inside a raster of the shape."""
+        return self.intersection(Window(0, 0, shape[1], shape[0]))
+
+    def slices_in(self, outer: "Window") -> tuple[slice, slice]:
+        """Rows and columns of this window in an array that holds `outer`."""
+        x, y = self.x - outer.x, self.y - outer.y
+        return slice(y, y + self.h), slice(x, x + self.w)
 
 
 def pixel_geobox(shape: tuple[int, int]) -> GeoBox:
-    """The grid of an image without georeference: no CRS, positions are pixels."""
-    return GeoBox(shape, Affine.identity(), None)
+    """The grid of an image without georeference: its own pixels."""
+    return GeoBox((shape[0], shape[1]), Affine.identity(), None)
 
 
-def apply_affine(affine: Affine, xy: npt.ArrayLike) -> FloatArray:
+def window_geobox(geobox: GeoBox, window: Window) -> GeoBox:
+    """The grid of a window of a raster."""
+    affine = compose(geobox.affine, Affine.translation(window.x, window.y))
+    return GeoBox((window.h, window.w), affine, geobox.crs)
+
+
+def apply_affine(affine: Affine, points: Points) -> Points:
     """(N, 2) points through an affine transform."""
-    points = np.asarray(xy, np.float64).reshape(-1, 2)
-    linear = np.array([[affine.a, affine.b], [affine.d, affine.e]])
-    return np.asarray(points @ linear.T + np.array([affine.c, affine.f]))
+    x, y = points[:, 0], points[:, 1]
+    return np.column_stack(
+        (affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f)
+    )
 
 
-def pixel_mapping(src: GeoBox, dst: GeoBox) -> Callable[[FloatArray], FloatArray]:
-    """A function from pixels of one grid to pixels of another, exact through both CRS.
+def compose(outer: Affine, inner: Affine) -> Affine:
+    """The affine transform that applies `inner`, then `outer`.
 
-    Points that a projection cannot reach become NaN.
+    Written out because releases of the affine package disagree on the operator.
+    """
+    a, b, c, d, e, f = tuple(outer)[:6]
+    p, q, r, s, t, u = tuple(inner)[:6]
+    return Affine(
+        a * p + b * s, a * q + b * t, a * r + b * u + c,
+        d * p + e * s, d * q + e * t, d * r + e * u + f,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _PixelMapping:
+    """Pixels -> map -> other CRS -> pixels; NaN where a projection has no answer."""
+
+    to_map: Affine
+    between_crs: pyproj.Transformer | None
+    to_pixels: Affine
+
+    def __call__(self, xy: Points) -> Points:
+        points = np.asarray(xy, np.float64).reshape(-1, 2)
+        if self.between_crs is None:
+            return apply_affine(compose(self.to_pixels, self.to_map), points)
+        on_map = apply_affine(self.to_map, points)
+        x, y = self.between_crs.transform(on_map[:, 0], on_map[:, 1])
+        moved = np.column_stack((x, y))
+        moved[~np.isfinite(moved).all(axis=1)] = np.nan
+        return apply_affine(self.to_pixels, moved)
+
+
+def pixel_mapping(src: GeoBox, dst: GeoBox) -> PointMapping:
+    """The mapping from pixels of one grid to pixels of another, through both CRS.
+
+    Returns:
+        A function of (N, 2) points. It is exact, can be pickled and used by several threads.
 
     Raises:
         GridError: Only one of the grids has a CRS.
     """
     if (src.crs is None) != (dst.crs is None):
+        first, second = ("first", "second") if src.crs is None else ("second", "first")
         raise GridError(
-            "one of the two rasters has a CRS and the other has none",
-            "Their positions on the ground cannot be compared.",
-            "Assign the missing CRS (gdal_edit.py -a_srs EPSG:...), or match without georeference.",
+            f"the {first} raster has no CRS and the {second} one has",
+            "their pixels cannot be related through the ground",
+            "give the missing one with crs= and transform=, or drop the georeference of both",
         )
-    to_map, to_pixel = src.affine, ~dst.affine
-    if src.crs == dst.crs:
-        direct = to_pixel * to_map
-        return lambda xy: apply_affine(direct, xy)
-
-    from pyproj import Transformer
-
-    transformer = Transformer.from_crs(str(src.crs), str(dst.crs), always_xy=True)
-
-    def through(xy: FloatArray) -> FloatArray:
-        ground = apply_affine(to_map, xy)
-        x, y = transformer.transform(ground[:, 0], ground[:, 1])
-        there = np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)], axis=1)
-        there[~np.isfinite(there).all(axis=1)] = np.nan
-        return apply_affine(to_pixel, there)
-
-    return through
+    between = None
+    if src.crs is not None and dst.crs is not None and src.crs != dst.crs:
+        between = pyproj.Transformer.from_crs(src.crs.proj, dst.crs.proj, always_xy=True)
+    return _PixelMapping(src.affine, between, ~dst.affine)
 
 
 def gsd_m(geobox: GeoBox) -> float:
-    """Ground sampling distance in metres at the centre: the geometric mean of both axes.
-
-    Geographic grids and map units other than the metre are converted on the ellipsoid.
+    """Ground sampling distance at the centre: metres per pixel, the geometric mean of the axes.
 
     Raises:
         MissingCrsError: The grid has no CRS.
@@ -106,130 +156,136 @@ def gsd_m(geobox: GeoBox) -> float:
     if geobox.crs is None:
         raise MissingCrsError(
             "the raster has no CRS",
-            "A distance in metres needs one.",
-            "Assign it (gdal_edit.py -a_srs EPSG:...), or give distances in pixels.",
+            "without one the size of a pixel on the ground is unknown",
+            "give it with crs= and transform=",
         )
-    affine = geobox.affine
-    height, width = geobox.shape
-    if not geobox.crs.geographic:
-        unit = _metres_per_unit(geobox)
-        return math.sqrt(abs(affine.determinant)) * unit
-
-    from pyproj import CRS
-
-    geod = CRS(str(geobox.crs)).get_geod()
-    centre = np.array([[width / 2, height / 2]])
-    lengths = []
-    for step in ((1.0, 0.0), (0.0, 1.0)):
-        a = apply_affine(affine, centre - np.array(step) / 2)[0]
-        b = apply_affine(affine, centre + np.array(step) / 2)[0]
-        lengths.append(geod.inv(a[0], a[1], b[0], b[1])[2])
-    return float(math.sqrt(lengths[0] * lengths[1]))
-
-
-def _metres_per_unit(geobox: GeoBox) -> float:
-    from pyproj import CRS
-
-    axes = CRS(str(geobox.crs)).axis_info
-    return float(axes[0].unit_conversion_factor) if axes else 1.0
+    height, width = (int(side) for side in geobox.shape)
+    centre = np.array([width / 2, height / 2])
+    ends = centre + np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
+    on_map = apply_affine(geobox.affine, ends)
+    crs = geobox.crs.proj
+    geographic = crs.geodetic_crs
+    ellipsoid = crs.get_geod()
+    if geographic is None or ellipsoid is None:  # a local engineering CRS: no ellipsoid beneath it
+        return math.sqrt(abs(geobox.affine.determinant)) * _metres_per_unit(crs)
+    to_lonlat = pyproj.Transformer.from_crs(crs, geographic, always_xy=True)
+    lon, lat = to_lonlat.transform(on_map[:, 0], on_map[:, 1])
+    if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+        raise GridError(
+            f"the centre of the raster lies outside the domain of {geobox.crs}",
+            "the size of its pixels on the ground is undefined there",
+            "check the geotransform and the CRS with rsfuse info",
+        )
+    _, _, distance = ellipsoid.inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
+    ground = math.sqrt(float(distance[0]) * float(distance[1]))
+    if crs.is_projected:
+        stated = math.sqrt(abs(geobox.affine.determinant)) * _metres_per_unit(crs)
+        if abs(ground / stated - 1) <= _TRUE_TO_SCALE:
+            return stated
+    return ground
 
 
 def same_grid(a: GeoBox, b: GeoBox) -> bool:
-    """Whether two grids are equal to within `GRID_TOLERANCE_PX` at every corner."""
+    """Whether two grids have the same CRS, shape and, to a thousandth of a pixel, place."""
     if tuple(a.shape) != tuple(b.shape) or a.crs != b.crs:
         return False
-    height, width = a.shape
-    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], float)
-    gap = apply_affine(~b.affine * a.affine, corners) - corners
-    return bool(np.abs(gap).max() < GRID_TOLERANCE_PX)
+    height, width = (int(side) for side in a.shape)
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
+    moved = apply_affine(compose(~b.affine, a.affine), corners)
+    return bool(np.abs(moved - corners).max() < _SAME_PX)
 
 
 def integer_ratio(fine: GeoBox, coarse: GeoBox) -> int:
-    """How many fine pixels lie along one coarse pixel, both grids sharing corners.
+    """How many fine pixels make up the side of a coarse one, where the corners are aligned.
 
     Raises:
-        GridError: Other CRS, a ratio that is no integer, or corners that do not coincide.
+        GridError: The CRS differ, the ratio is no integer, or the corners are not aligned.
     """
+    fix = "resample one of them with rsfuse.geo.warp.warp_raster onto a grid that fits"
     if fine.crs != coarse.crs:
         raise GridError(
-            f"the grids have different CRS: {fine.crs} and {coarse.crs}",
-            "A ratio of pixel sizes needs one CRS.",
-            "Resample one onto the other's CRS first.",
+            f"the CRS differ: {fine.crs} and {coarse.crs}",
+            "an integer ratio needs both rasters on one map",
+            fix,
         )
-    step = ~fine.affine * coarse.affine
-    ratio = round(step.a)
-    turned = max(abs(step.b), abs(step.d))
-    height, width = coarse.shape
-    drift = max(abs(step.a - ratio) * width, abs(step.e - ratio) * height, turned * width)
-    if ratio < 1 or drift > 0.5:
+    m = compose(~fine.affine, coarse.affine)
+    ratio = round(m.a)
+    off = np.abs([m.a - ratio, m.e - ratio, m.b, m.d]).max()
+    if ratio < 1 or off * max(coarse.shape) > 0.5:
         raise GridError(
-            f"one pixel of the coarse grid is {step.a:.4f} x {step.e:.4f} pixels of the fine grid",
-            "The ratio must be a whole number of at least 1, the same on both axes.",
-            "Resample the coarse raster, e.g. gdalwarp -tr with a multiple of the fine pixel size.",
+            f"a coarse pixel is {m.a:.6g} x {m.e:.6g} fine pixels, sheared by {m.b:.3g}, {m.d:.3g}",
+            "the ratio must be an integer, the same along both axes, without rotation",
+            fix,
         )
-    if max(abs(step.c - round(step.c)), abs(step.f - round(step.f))) > 0.05:
+    shift = np.array([m.c, m.f])
+    if np.abs(shift - np.round(shift)).max() > 0.05:
         raise GridError(
-            f"the corners are off by ({step.c % 1:.2f}, {step.f % 1:.2f}) fine pixels",
-            "Pixel corners of both grids must coincide.",
-            "Resample with aligned pixels, e.g. gdalwarp -tap.",
+            f"the corners of the coarse pixels lie ({m.c % 1:.3f}, {m.f % 1:.3f}) fine pixels off",
+            "corners of coarse pixels must be corners of fine pixels",
+            fix,
         )
     return int(ratio)
 
 
 def overlap(a: GeoBox, b: GeoBox) -> Window:
-    """The pixels of `a` that `b` covers, as a bounding window.
+    """The smallest window of `a` that holds all ground that both rasters show.
 
     Raises:
+        GridError: Only one of the grids has a CRS.
         NoOverlapError: They share no ground.
-        GridError: Only one has a CRS.
     """
-    height, width = b.shape
-    edge = np.linspace(0, 1, 17)
-    zero, one = np.zeros(17), np.ones(17)
-    border = np.concatenate(
-        [np.stack(p, axis=1) for p in ((edge, zero), (edge, one), (zero, edge), (one, edge))]
-    ) * np.array([width, height])
-    there = pixel_mapping(b, a)(border)
-    there = there[np.isfinite(there).all(axis=1)]
-    if len(there):
-        low, high = np.floor(there.min(axis=0) + 1e-6), np.ceil(there.max(axis=0) - 1e-6)
-        box = Window(*(int(v) for v in (*low, *(high - low)))).clipped(
-            (int(a.shape[0]), int(a.shape[1]))
+    height, width = (int(side) for side in a.shape)
+    outline = pixel_mapping(b, a)(_outline(b))
+    outline = outline[np.isfinite(outline).all(axis=1)]
+    common = shapely.Polygon()
+    if len(outline) >= 3:
+        common = shapely.make_valid(shapely.Polygon(outline)) & shapely.box(0, 0, width, height)
+    if common.area <= 0:
+        raise NoOverlapError(
+            f"the rasters share no ground: {_bounds_text(a)} and {_bounds_text(b)}",
+            "there is nothing to compare",
+            "check both with rsfuse info; is one of the CRS wrong?",
         )
-        if box.w > 0 and box.h > 0:
-            return box
-    raise NoOverlapError(
-        f"the rasters share no ground: {_bounds(a)} and {_bounds(b)}",
-        "They need to overlap.",
-        "Check the CRS and the geotransform of both with rsfuse info.",
-    )
-
-
-def _bounds(geobox: GeoBox) -> str:
-    box = geobox.boundingbox
-    return f"[{box.left:.6g}, {box.bottom:.6g}, {box.right:.6g}, {box.top:.6g}] in {geobox.crs}"
-
-
-def window_geobox(geobox: GeoBox, window: Window) -> GeoBox:
-    """The grid of a window, which may reach beyond its image."""
-    affine = geobox.affine * Affine.translation(window.x, window.y)
-    return GeoBox((window.h, window.w), affine, geobox.crs)
+    left, top, right, bottom = common.bounds
+    x, y = math.floor(left + _SAME_PX), math.floor(top + _SAME_PX)
+    far_x, far_y = math.ceil(right - _SAME_PX), math.ceil(bottom - _SAME_PX)
+    return Window(x, y, max(1, far_x - x), max(1, far_y - y)).clipped((height, width))
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of a size such as "2GB", "512 MB" or "1.5GiB".
+    """Bytes of a size such as 2GB, 500M, 1.5GiB or 4000000.
 
     Raises:
-        ConfigError: Not a size, or not above zero.
+        InputError: Not a size, or zero.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if found is not None:
-        number, unit, binary = float(found[1]), found[2].upper(), bool(found[3])
-        factor = 1024 ** "_KMGT".index(unit) if binary and unit else MEMORY_UNITS[unit]
-        if number * factor >= 1:
-            return int(number * factor)
-    raise ConfigError(
-        f"{text!r} is not an amount of memory",
-        "It is a number with a unit: KB, MB, GB, TB or KiB, MiB, GiB, TiB.",
-        "For example --memory 2GB.",
-    )
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
+    unit = ((found.group(2) or "") if found else "").lower()
+    size = int(float(found.group(1)) * {**_UNITS, **_BINARY_UNITS}[unit]) if found else 0
+    if size < 1:
+        raise InputError(
+            f"{text!r} is not an amount of memory",
+            "a number with a unit is needed: B, kB, MB, GB, TB, or KiB, MiB, GiB, TiB",
+            "for example --memory 2GB",
+        )
+    return size
+
+
+def _outline(geobox: GeoBox) -> Points:
+    """Points along the edges, in pixels, in order."""
+    height, width = (int(side) for side in geobox.shape)
+    step = np.linspace(0, 1, _OUTLINE_POINTS)[:-1]
+    zero = np.zeros_like(step)
+    sides = [(step, zero), (zero + 1, step), (1 - step, zero + 1), (zero, 1 - step)]
+    unit = np.concatenate([np.column_stack(side) for side in sides])
+    return unit * np.array([width, height], np.float64)
+
+
+def _metres_per_unit(crs: pyproj.CRS) -> float:
+    axes = crs.axis_info
+    return float(axes[0].unit_conversion_factor) if axes else 1.0
+
+
+def _bounds_text(geobox: GeoBox) -> str:
+    box = geobox.extent.boundingbox
+    numbers = ", ".join(f"{value:.6g}" for value in (box.left, box.bottom, box.right, box.top))
+    return f"({numbers}) in {geobox.crs or 'pixels'}"
