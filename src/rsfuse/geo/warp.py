@@ -110,9 +110,7 @@ def _positions(shape: tuple[int, int], mapping: Mapping) -> FloatArray:
             fu, fv = (u - i)[None, :, None], (v - j)[:, None, None]
             along = knots[:, i] * (1 - fu) + knots[:, i + 1] * fu
             return np.asarray(along[j] * (1 - fv) + along[j + 1] * fv)
-    return mapping(_mesh(np.arange(width) + 0.5, np.arange(height) + 0.5)).reshape(
-        height, width, 2
-    )
+    return mapping(_mesh(np.arange(width) + 0.5, np.arange(height) + 0.5)).reshape(height, width, 2)
 
 
 def _mesh(x: FloatArray, y: FloatArray) -> FloatArray:
@@ -204,9 +202,7 @@ def warp_raster(
         return read_mapped(source, (h, w), lambda xy: mapping(xy + offset), resampling=resampling)
 
     plan = plan_tiles(shape, tile=tile, halo=0)
-    with RasterSink(
-        path, target, bands=source.bands, dtype=source.dtype, nodata=nodata
-    ) as sink:
+    with RasterSink(path, target, bands=source.bands, dtype=source.dtype, nodata=nodata) as sink:
         run_tiles(
             plan,
             step,

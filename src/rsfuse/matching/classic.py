@@ -32,6 +32,9 @@ TILE_PX = 640
 MAX_TILES = 144  # measured at each level of a scene; spread evenly
 LEVEL_STEP = 3.0  # between the levels of a scene
 CANDIDATES = 8
+VERIFY_CELLS = 11  # keypoints along the long side when candidates are verified
+CLEAR_EVIDENCE = 40.0  # agreement beyond which further candidates are not looked at
+FEWEST_VERIFIED = 3  # but so many always are: the rest of the pair is its null distribution
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,19 @@ def read_lattice(
     )
 
 
+def verify_all(
+    pair: PairReader, candidates: list[Candidate], rng: np.random.Generator
+) -> list[Verified]:
+    """Verify candidates in order until one is clear."""
+    looked: list[Verified] = []
+    for candidate in candidates:
+        looked.append(verify(pair, candidate, rng))
+        best = max(v.consensus.evidence for v in looked)
+        if len(looked) >= FEWEST_VERIFIED and best > CLEAR_EVIDENCE:
+            break
+    return looked
+
+
 def verify(pair: PairReader, candidate: Candidate, rng: np.random.Generator) -> Verified:
     """Measure tie points on a reduced lattice and ask whether they agree."""
     h, w = pair.shape0
@@ -160,9 +176,13 @@ def verify(pair: PairReader, candidate: Candidate, rng: np.random.Generator) -> 
     best: Verified | None = None
     for radius, template in ((12, 48), (8, 48)):
         current = matrix
-        own, other = read_lattice(pair, (0, 0, w, h), shape, lambda p, m=current: apply_matrix(m, p))
+        own, other = read_lattice(
+            pair, (0, 0, w, h), shape, lambda p, m=current: apply_matrix(m, p)
+        )
         side = min(template, 2 * (min(shape) // 5))
-        points = detect_keypoints(own, spacing=max(8, int(max(shape) / 14)), margin=side // 3)
+        points = detect_keypoints(
+            own, spacing=max(8, int(max(shape) / VERIFY_CELLS)), margin=side // 3
+        )
         points = points[other.valid[points[:, 1].astype(int), points[:, 0].astype(int)]]
         moved = measure_padded(own, other, points, template=side, radius=radius)
         agreed = consensus(
@@ -282,7 +302,9 @@ def affine_consensus_update(rows: TiePointRows, radius: int, rng: np.random.Gene
 
 def refit(rows: TiePointRows, keep: npt.NDArray[np.bool_], model: str) -> FloatArray:
     """Matrix from reference pixels to placed pixels by the kept rows."""
-    return fit_matrix(model, rows.xy[keep], rows.placed[keep], rows.measured.probability[keep] + 0.05)
+    return fit_matrix(
+        model, rows.xy[keep], rows.placed[keep], rows.measured.probability[keep] + 0.05
+    )
 
 
 def join_none() -> TiePointRows:

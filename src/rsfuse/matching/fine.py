@@ -78,7 +78,9 @@ def detect_keypoints(structure: Structure, *, spacing: int, margin: int) -> Floa
     found = []
     for y in range(margin, height - margin, spacing):
         for x in range(margin, width - margin, spacing):
-            cell = strength[y : min(y + spacing, height - margin), x : min(x + spacing, width - margin)]
+            cell = strength[
+                y : min(y + spacing, height - margin), x : min(x + spacing, width - margin)
+            ]
             row, column = divmod(int(cell.argmax()), cell.shape[1])
             if cell[row, column] > 0:
                 found.append((x + column + 0.5, y + row + 0.5))
@@ -130,7 +132,9 @@ def measure(
         own = np.zeros((len(block), 2, size, size), np.complex64)
         seen = np.zeros_like(own)
         for k, (x, y) in enumerate(block):
-            own[k, :, :template, :template] = template_of.z[:, y - half : y + half, x - half : x + half]
+            own[k, :, :template, :template] = template_of.z[
+                :, y - half : y + half, x - half : x + half
+            ]
             # In padded coordinates the window of centre (x, y) starts at (x, y) itself.
             seen[k, :, :side, :side] = other[:, y : y + side, x : x + side]
         energy_own = (np.abs(own) ** 2).sum(axis=(1, 2, 3))
@@ -166,12 +170,15 @@ def _read_surfaces(surface: FloatArray, radius: int) -> tuple[FloatArray, ...]:
     dx, dy = np.where(inner, dx, 0.0), np.where(inner, dy, 0.0)
     axis = np.arange(side)
     distance = np.maximum(
-        np.abs(axis[None, :, None] - y[:, None, None]), np.abs(axis[None, None, :] - x[:, None, None])
+        np.abs(axis[None, :, None] - y[:, None, None]),
+        np.abs(axis[None, None, :] - x[:, None, None]),
     )
     away = distance > 3
     count = away.sum(axis=(1, 2))
     mean = np.where(away, surface, 0).sum(axis=(1, 2)) / count
-    spread = np.sqrt(np.where(away, (surface - mean[:, None, None]) ** 2, 0).sum(axis=(1, 2)) / count)
+    spread = np.sqrt(
+        np.where(away, (surface - mean[:, None, None]) ** 2, 0).sum(axis=(1, 2)) / count
+    )
     spread = np.maximum(spread, 1e-6)
     second = np.where(away, surface, -np.inf).max(axis=(1, 2))
     height = (peak - mean) / spread

@@ -202,7 +202,7 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
     for range_ in _ranges(options, georeferenced, pair.shape0):
         candidates = classic.find_candidates(pair, range_, threads=options.threads)
         stages.mark("global search")
-        looked = [classic.verify(pair, c, rng) for c in candidates]
+        looked = classic.verify_all(pair, candidates, rng)
         stages.mark("verification")
         verified = sorted(verified + looked, key=lambda v: -v.consensus.evidence)
         if verified and verified[0].consensus.evidence > 15.0:
@@ -361,15 +361,23 @@ def refine(
         )
         if agreed.inliers.sum() < 6:
             break
-        near = np.hypot(*(apply_matrix(agreed.matrix, measured.xy / factor)
-                          - measured.xy / factor - moved).T) < 4.0
+        near = (
+            np.hypot(
+                *(
+                    apply_matrix(agreed.matrix, measured.xy / factor) - measured.xy / factor - moved
+                ).T
+            )
+            < 4.0
+        )
         weights = np.where(near, measured.measured.probability, 0.0)
         found = fit_transform(
             measured.xy,
             measured.placed,
             weights,
             area=rect,
-            models=allowed if last or options.model != "auto" else ("similarity", "affine", "smooth"),
+            models=allowed
+            if last or options.model != "auto"
+            else ("similarity", "affine", "smooth"),
             tolerance=3.0 * factor,
             rng=rng,
         )
@@ -487,9 +495,9 @@ def compose(placed: Transform, pair: PairReader, linear_base: FloatArray | None)
         return Transform("smooth", base, field)
     # The georeference bends: the whole mapping becomes a matrix and a field through its samples.
     h, w = pair.shape0
-    grid = np.stack(
-        np.meshgrid(np.linspace(0, w, 41), np.linspace(0, h, 41)), axis=-1
-    ).reshape(-1, 2)
+    grid = np.stack(np.meshgrid(np.linspace(0, w, 41), np.linspace(0, h, 41)), axis=-1).reshape(
+        -1, 2
+    )
     there = pair.base(placed.apply(grid))
     known = np.isfinite(there).all(axis=1)
     grid, there = grid[known], there[known]
@@ -517,9 +525,7 @@ def _runner_up(verified: list[classic.Verified], shape0: tuple[int, int]) -> flo
     return 0.0
 
 
-def _ranges(
-    options: Options, georeferenced: bool, shape0: tuple[int, int]
-) -> list[SearchRange]:
+def _ranges(options: Options, georeferenced: bool, shape0: tuple[int, int]) -> list[SearchRange]:
     """Search ranges in the order in which they are tried."""
     half = max(shape0) / 2
     limit = options.max_shift_px
@@ -561,8 +567,10 @@ def pair_reader(
 
         def base(xy: FloatArray) -> FloatArray:
             return apply_matrix(prior, xy)
-    elif reference.is_georeferenced and query.is_georeferenced and (
-        (reference.geobox.crs is None) == (query.geobox.crs is None)
+    elif (
+        reference.is_georeferenced
+        and query.is_georeferenced
+        and ((reference.geobox.crs is None) == (query.geobox.crs is None))
     ):
         base = pixel_mapping(reference.geobox, query.geobox)
         linear = _straight(base, (h0, w0))
@@ -587,7 +595,11 @@ def pair_reader(
         back = pixel_mapping(query.geobox, reference.geobox)(border)
     back = back[np.isfinite(back).all(axis=1)]
     if len(back) == 0:
-        return None, None, Reason("no_overlap", "The query's CRS cannot be mapped to the reference.")
+        return (
+            None,
+            None,
+            Reason("no_overlap", "The query's CRS cannot be mapped to the reference."),
+        )
     low, high = back.min(axis=0), back.max(axis=0)
     if reference.is_georeferenced and query.is_georeferenced and options.prior is None:
         reach = options.max_shift_px if options.max_shift_px is not None else max(h0, w0) / 2

@@ -135,6 +135,11 @@ class MatchResult:
         return summary_px(self.tie_points.held_out_px)
 
     @property
+    def transform_px(self) -> FloatArray | None:
+        """(3, 3) reference pixels -> query pixels; None without a transform by a matrix."""
+        return None if self.transform is None else self.transform.matrix
+
+    @property
     def transform_map(self) -> FloatArray | None:
         """(3, 3) from map position by the query's own georeference to the right map position.
 

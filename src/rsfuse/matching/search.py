@@ -104,7 +104,9 @@ def search(
         for rotation in rotations_deg:
             # turn maps resized query pixels to canvas pixels (corner convention).
             turn = _turn(size1, float(rotation), size)
-            turned = cv2.warpAffine(planes, _centred(turn)[:2], (size, size), flags=cv2.INTER_LINEAR)
+            turned = cv2.warpAffine(
+                planes, _centred(turn)[:2], (size, size), flags=cv2.INTER_LINEAR
+            )
             z = np.moveaxis(turned.view(np.complex64), -1, 0).copy()
             phase = np.exp(-1j * np.deg2rad(rotation))
             z[0] *= np.complex64(phase**2)

@@ -96,9 +96,12 @@ class SplineField:
 
 def _cubic(t: FloatArray) -> FloatArray:
     """The four uniform cubic B-spline weights at t in [0, 1): (N, 4)."""
-    return np.stack(
-        [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1
-    ) / 6.0
+    return (
+        np.stack(
+            [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1
+        )
+        / 6.0
+    )
 
 
 @dataclass(frozen=True, eq=False)

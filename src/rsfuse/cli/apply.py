@@ -1,0 +1,54 @@
+"""`rsfuse apply`: a found transform on other rasters of the same sensor."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsfuse.cli.options import Json, Output, Overwrite, Quiet, Verbose, Workers, choice
+from rsfuse.cli.output import emit
+from rsfuse.errors import InputError
+
+RESAMPLINGS = ("nearest", "bilinear", "cubic", "lanczos")
+
+
+def apply(
+    transform: Annotated[Path, typer.Argument(help="transform.json of a match.")],
+    rasters: Annotated[
+        list[Path],
+        typer.Argument(help="Rasters that share the query's georeference; any bands, any size."),
+    ],
+    output: Output,
+    resampling: Annotated[
+        str, typer.Option(help=f"{', '.join(RESAMPLINGS)}; nearest for classes.")
+    ] = "cubic",
+    workers: Workers = 1,
+    as_json: Json = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Resample RASTERS onto the grid of the reference that TRANSFORM was found for.
+
+    OUTPUT is a file for one raster and a folder for several.
+    """
+    choice(resampling, RESAMPLINGS, "--resampling")
+    from rsfuse.matching.output import StoredTransform, apply_stored
+
+    stored = StoredTransform.load(transform)
+    single = len(rasters) == 1 and output.suffix.lower() in (".tif", ".tiff")
+    targets = [output] if single else [output / f"{path.stem}.tif" for path in rasters]
+    if len(set(targets)) != len(targets):
+        raise InputError(
+            "two of the rasters have the same name",
+            "their results would overwrite each other",
+            "apply the transform to one of them at a time",
+        )
+    taken = [path for path in targets if path.exists()]
+    if taken and not overwrite:
+        raise InputError(
+            f"{taken[0]} exists", "nothing is replaced unasked", "give another -o, or --overwrite"
+        )
+    for path, target in zip(rasters, targets, strict=True):
+        apply_stored(stored, path, target, resampling=resampling, workers=workers)
+    emit({"written": [str(path) for path in targets]}, as_json)

@@ -1,0 +1,140 @@
+"""`rsfuse match`: register a query image to a reference."""
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsfuse.cli.options import (
+    Json,
+    Output,
+    Overwrite,
+    Progress,
+    Quiet,
+    Seed,
+    Verbose,
+    choice,
+    parse_distance,
+)
+from rsfuse.cli.output import emit, progress_reporter
+
+logger = logging.getLogger(__name__)
+
+# Named here so that --help needs no import of the matcher; a test compares the lists.
+MODELS = ("auto", "shift", "similarity", "affine", "homography", "smooth")
+METHODS = ("auto", "classic")
+
+
+def match(
+    reference: Annotated[Path, typer.Argument(help="Image that stays where it is.")],
+    query: Annotated[Path, typer.Argument(help="Image to find on it, of any sensor.")],
+    output: Output,
+    model: Annotated[
+        str, typer.Option(help=f"Transform: {', '.join(MODELS)}; auto lets the tie points decide.")
+    ] = "auto",
+    method: Annotated[str, typer.Option(help=f"Matcher: {', '.join(METHODS)}.")] = "auto",
+    max_shift: Annotated[
+        str | None,
+        typer.Option(help="Largest shift to consider, for example 500m or 40px.", metavar="DIST"),
+    ] = None,
+    upright: Annotated[
+        bool, typer.Option("--upright", help="The query is not turned: faster and safer.")
+    ] = False,
+    band_ref: Annotated[
+        str | None, typer.Option(help="Bands of the reference to use, such as red,nir or 1,2.")
+    ] = None,
+    band_query: Annotated[str | None, typer.Option(help="The same for the query.")] = None,
+    mask_ref: Annotated[
+        Path | None,
+        typer.Option(help="Usable part of the reference: a raster (not 0) or polygons."),
+    ] = None,
+    mask_query: Annotated[Path | None, typer.Option(help="The same for the query.")] = None,
+    no_resample: Annotated[
+        bool,
+        typer.Option(
+            "--no-resample", help="Keep the query's pixels and correct its geotransform instead."
+        ),
+    ] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; all cores if left out.")] = (
+        None
+    ),
+    seed: Seed = 0,
+    as_json: Json = False,
+    overwrite: Overwrite = False,
+    progress: Progress = "bar",
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Find where QUERY lies on REFERENCE and write it on the reference's grid.
+
+    OUTPUT receives registered.tif, transform.json, tie points for QGIS and GDAL, report.html and
+    run.json. The exit code is 3 when the result is weak or refused; the reason is in run.json.
+    """
+    choice(model, MODELS, "--model")
+    choice(method, METHODS, "--method")
+    reporter = progress_reporter(progress, quiet=quiet)
+    from rsfuse.errors import RsfuseError
+    from rsfuse.geo.grid import gsd_m
+    from rsfuse.geo.raster import open_raster
+    from rsfuse.matching.predict import match as match_rasters
+    from rsfuse.report import build_report
+    from rsfuse.runs import RunRecord, prepare_output
+
+    first = open_raster(reference, bands=_bands(band_ref), mask=mask_ref)
+    second = open_raster(query, bands=_bands(band_query), mask=mask_query)
+    limit = None
+    if max_shift is not None:
+        has_crs = first.geobox.crs is not None
+        limit = parse_distance(max_shift, gsd_m(first.geobox) if has_crs else None)
+    folder = prepare_output(output, overwrite)
+    reporter.start(3, "match")
+    result = match_rasters(
+        first,
+        second,
+        model=model,
+        method=method,
+        max_shift_px=limit,
+        upright=upright,
+        threads=threads,
+        seed=seed,
+    )
+    reporter.advance()
+    result.save(folder, command=shlex.join(["rsfuse", *sys.argv[1:]]), resample=not no_resample)
+    reporter.advance()
+    try:
+        build_report(folder)
+    except RsfuseError as error:
+        logger.warning("the report could not be made: %s", error.what)
+    reporter.advance()
+    reporter.finish()
+    record = RunRecord.load(folder)
+    kept = record.result["tie_points"]
+    held = record.result.get("held_out_px") or {}
+    emit(
+        {
+            "status": record.status,
+            "confidence": record.confidence,
+            "model": record.result.get("model"),
+            "tie_points": f"{kept['kept']} of {kept['total']}",
+            "held_out_median_px": held.get("median"),
+            "rotation_deg": record.result.get("rotation_deg"),
+            "scale": record.result.get("scale"),
+            "shift_px": record.result.get("shift_px"),
+            "reasons": [str(r["message"]) for r in record.reasons],
+            "output": str(folder),
+        },
+        as_json,
+    )
+    if record.exit_code:
+        raise typer.Exit(record.exit_code)
+
+
+def _bands(text: str | None) -> tuple[str | int, ...] | None:
+    """Band names or numbers of a list such as red,nir or 1,2."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return tuple(int(part) if part.isdigit() else part for part in parts)
