@@ -116,13 +116,7 @@ def read_image(path: Path, *, bands: tuple[int, ...] | None = None) -> ImageArra
         RasterError: The file is missing or not a raster.
         BandError: A band does not exist.
     """
-    try:
-        from rsfuse.geo.raster import open_raster
-    except ModuleNotFoundError:
-        from PIL import Image
-
-        pixels = np.asarray(Image.open(path), dtype=np.float32)
-        return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+    from rsfuse.geo.raster import open_raster
 
     with open_raster(path, bands=bands) as source:
         raster = source.read()
