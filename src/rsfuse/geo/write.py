@@ -4,11 +4,16 @@ Every function writes to a temporary name in the same folder and renames it when
 result is either complete or absent. Whatever goes wrong while writing is an `OutputError`.
 """
 
+import csv
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +30,8 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.windows import Window as RasterioWindow
 
-from rsfuse.errors import InputError
-from rsfuse.geo.gdal import gdal_settings, no_georeference_warnings
+from rsfuse.errors import InputError, OutputError, RasterError, RsfuseError
+from rsfuse.geo.gdal import gdal_settings, no_georeference_warnings, reason_of
 from rsfuse.geo.grid import pixel_geobox
 from rsfuse.geo.raster import Raster
 from rsfuse.runs import atomic_path
@@ -676,6 +681,7 @@ def _resampling(overviews: Overviews, *, is_classes: bool) -> str | None:
 
 
 def _class_names_json(names: ClassNames) -> str:
+    items: Iterable[tuple[int, str]]
     items = names.items() if isinstance(names, Mapping) else enumerate(names)
     return json.dumps({str(key): str(name) for key, name in items}, ensure_ascii=False)
 
