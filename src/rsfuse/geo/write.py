@@ -10,7 +10,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from xml.sax.saxutils import escape, quoteattr
@@ -30,9 +30,9 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.windows import Window as RasterioWindow
 
-from rsfuse.errors import InputError, OutputError, RasterError, RsfuseError
-from rsfuse.geo.gdal import gdal_settings, no_georeference_warnings, reason_of
-from rsfuse.geo.grid import pixel_geobox
+from rsfuse.errors import InputError, OutputError, RsfuseError
+from rsfuse.geo.gdal import gdal_settings, no_georeference_warnings, reading, reason_of
+from rsfuse.geo.grid import apply_affine, pixel_geobox
 from rsfuse.geo.raster import Raster
 from rsfuse.runs import atomic_path
 
@@ -319,7 +319,7 @@ def converted(
         with np.errstate(over="ignore"):
             stored = cleared.astype(kind)
     if nodata is not None and not math.isnan(nodata):
-        clash = (stored == kind.type(nodata)) & valid
+        clash = (stored == np.array(nodata, kind)) & valid
         if clash.any():
             stored[clash] = _neighbour(nodata, kind)
     stored[:, ~valid] = fill
@@ -335,7 +335,8 @@ def write_points(
 ) -> None:
     """Write points with attributes, atomically; the suffix chooses the format.
 
-    `.gpkg` keeps the CRS. `.geojson` is in longitude and latitude where a CRS is known (RFC 7946)
+    `.gpkg` keeps the CRS; since it does not tell `x` from `X`, nor a column from its own `fid` and
+    `geom`, a name that is taken gets the suffix `_2`. `.geojson` is in longitude and latitude where a CRS is known (RFC 7946)
     and in the given units without. `.csv` has the columns `x` and `y` first.
 
     Args:
@@ -414,17 +415,20 @@ def write_qgis_points(
     enabled: npt.ArrayLike | None = None,
     residual: npt.ArrayLike | None = None,
     crs: Any = None,
+    source_geobox: GeoBox | None = None,
 ) -> None:
     """Write control points for the QGIS Georeferencer (`.points`), atomically.
 
     Args:
         path: Result.
         map_xy: (N, 2) positions on the map, in `crs`.
-        pixel_xy: (N, 2) pixels of the image, corner convention. QGIS counts rows downwards as
-            negative y.
+        pixel_xy: (N, 2) pixels of the image, corner convention. In the file, y is the negative row.
         enabled: N flags whether a point takes part; all by default.
-        residual: (N, 2) offsets or N lengths in pixels; zero by default.
+        residual: (N, 2) offsets along columns and rows, or N lengths, in pixels; zero by default.
+            QGIS computes its own as soon as a transformation is chosen.
         crs: Anything that pyproj takes for a CRS, or None.
+        source_geobox: Grid of the image where its file has a georeference. QGIS then counts in the
+            units of that georeference, not in pixels.
 
     Raises:
         InputError: The arrays have different lengths.
@@ -441,16 +445,17 @@ def write_qgis_points(
         offset, length = np.zeros((count, 2)), error
     else:
         offset, length = error, np.hypot(error[:, 0], error[:, 1])
+    if source_geobox is not None and not source_geobox.affine.is_identity:
+        source = apply_affine(source_geobox.affine, pixel)
+    else:
+        source = np.column_stack((pixel[:, 0], 0.0 - pixel[:, 1]))  # row 0 is 0.0, not -0.0
     lines = []
     if crs is not None:
-        wkt = pyproj.CRS.from_user_input(crs).to_wkt().replace("\n", "")
-        lines.append(f"#CRS: {wkt}")
+        lines.append(f"#CRS: {pyproj.CRS.from_user_input(crs).to_wkt()}")
     lines.append("mapX,mapY,sourceX,sourceY,enable,dX,dY,residual")
-    for (x, y), (u, v), take, (dx, dy), total in zip(
-        on_map.tolist(), pixel.tolist(), used, offset.tolist(), length.tolist(), strict=True
-    ):
-        # Negated by subtraction, so that row 0 is 0.0 and not -0.0.
-        numbers = (x, y, u, 0.0 - v, int(take), dx, 0.0 - dy, total)
+    table = np.column_stack((on_map, source, used, offset, length)).tolist()
+    for x, y, u, v, take, dx, dy, total in table:
+        numbers = (x, y, u, v, int(take), dx, dy, total)
         lines.append(",".join(repr(number) for number in numbers))
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -472,7 +477,7 @@ def write_gcp_vrt(
         source_path: The raster.
         pixel_xy: (N, 2) pixels of the raster, corner convention.
         map_xy: (N, 2) positions on the map.
-        crs: CRS of the map.
+        crs: CRS of the map, anything that pyproj takes for one, or None.
 
     Raises:
         InputError: The arrays have different lengths.
@@ -489,7 +494,7 @@ def write_gcp_vrt(
             zip(pixel.tolist(), on_map.tolist(), strict=True), start=1
         )
     ]
-    reference = pyproj.CRS.from_user_input(crs).to_wkt()
+    reference = "" if crs is None else pyproj.CRS.from_user_input(crs).to_wkt()
     with atomic_path(path) as temporary:
         text = _vrt_of(source_path, Path(path).parent, points, reference)
         temporary.write_text(text, encoding="utf-8")
@@ -512,7 +517,7 @@ def rewrite_geotransform(source_path: str | Path, out_path: str | Path, geobox: 
     """
     with atomic_path(out_path) as whole, _explained(out_path):
         scratch = whole.with_name(f"{whole.name}.scratch.tif")
-        with _opened(source_path) as source, gdal_settings(GDAL_TIFF_INTERNAL_MASK="YES"):
+        with _source(source_path) as source, gdal_settings(GDAL_TIFF_INTERNAL_MASK="YES"):
             if (source.height, source.width) != tuple(geobox.shape):
                 raise InputError(
                     f"{source_path} has {source.height} x {source.width} pixels, the grid "
@@ -548,9 +553,12 @@ def _copy_with_grid(source: Any, scratch: Path, geobox: GeoBox) -> None:
         if palette is not None:
             file.write_colormap(1, palette)
         for _, window in file.block_windows(1):
-            file.write(source.read(window=window), window=window)
-            if masked:
-                file.write_mask(source.dataset_mask(window=window), window=window)
+            with reading(source.name):
+                values = source.read(window=window)
+                mask = source.dataset_mask(window=window) if masked else None
+            file.write(values, window=window)
+            if mask is not None:
+                file.write_mask(mask, window=window)
 
 
 def _copy_to_cog(source: Path, target: Path, resampling: str | None) -> None:
@@ -586,23 +594,25 @@ def _check_whole(path: Path) -> None:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
-    """An open raster.
+    """An open raster, without a word about a missing georeference."""
+    with gdal_settings():
+        with no_georeference_warnings():
+            file = rasterio.open(path)
+        with file:
+            yield file
+
+
+@contextmanager
+def _source(path: str | Path) -> Iterator[Any]:
+    """An open raster of the user.
 
     Raises:
         RasterError: It cannot be opened.
     """
-    with gdal_settings():
-        try:
-            with no_georeference_warnings():
-                file = rasterio.open(path)
-        except (RasterioError, CPLE_BaseError) as error:
-            raise RasterError(
-                f"cannot open {path}: {reason_of(error)}",
-                "an existing raster is needed",
-                "check it with rsfuse info",
-            ) from error
-        with file:
-            yield file
+    with ExitStack() as stack:
+        with reading(str(path)):
+            file = stack.enter_context(_opened(path))
+        yield file
 
 
 @contextmanager
@@ -661,7 +671,7 @@ def _usable(array: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None) -> npt
 def _neighbour(nodata: float, kind: np.dtype[Any]) -> Any:
     """The value beside nodata that valid pixels take."""
     if kind.kind == "f":
-        return np.nextafter(kind.type(nodata), kind.type(np.inf))
+        return np.nextafter(np.array(nodata, kind), np.array(np.inf, kind))
     limits = np.iinfo(kind)
     return int(nodata) + 1 if nodata < limits.max else int(nodata) - 1
 
@@ -759,7 +769,7 @@ def _write_features(
             temporary,
             shapely.to_wkb(shapes),
             [_field(column) for column in columns.values()],
-            list(columns),
+            _gpkg_names(columns) if suffix == ".gpkg" else list(columns),
             layer=layer,
             driver=_DRIVERS[suffix],
             geometry_type=kind,
@@ -768,12 +778,26 @@ def _write_features(
         )
 
 
+def _gpkg_names(columns: Iterable[str]) -> list[str]:
+    """Column names that are unique without regard to case, as SQL sees them."""
+    taken, names = {"fid", "geom"}, []
+    for name in columns:
+        unique, number = name, 2
+        while unique.lower() in taken:
+            unique, number = f"{name}_{number}", number + 1
+        taken.add(unique.lower())
+        names.append(unique)
+    return names
+
+
 def _field(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """A column in a type that OGR stores."""
     if column.dtype.kind in "US":
         return column.astype(object)
     if column.dtype == np.float16:
         return column.astype(np.float32)
+    if column.dtype == np.uint64 and column.size and column.max() > np.iinfo(np.int64).max:
+        return column.astype(np.float64)  # OGR has no unsigned 64-bit integers
     if column.dtype.kind in "iu" and column.dtype.name not in ("int16", "int32", "int64"):
         return column.astype(np.int64)
     return column
@@ -797,7 +821,7 @@ def _vrt_of(
     wkt: str,
 ) -> str:
     """A VRT of every band, mask included, with control points in place of the geotransform."""
-    with _opened(source_path) as source:
+    with _source(source_path) as source:
         height, width = source.height, source.width
         name, relative = _name_for_vrt(source_path, folder)
         rect = f'xOff="0" yOff="0" xSize="{width}" ySize="{height}"'
@@ -813,7 +837,7 @@ def _vrt_of(
             )
 
         lines = [f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">\n']
-        lines.append(f"  <GCPList Projection={quoteattr(wkt)}>\n")
+        lines.append(f"  <GCPList Projection={quoteattr(wkt)}>\n" if wkt else "  <GCPList>\n")
         for p in points:
             lines.append(
                 f'    <GCP Id="{p.id}" Pixel="{p.col!r}" Line="{p.row!r}" '
