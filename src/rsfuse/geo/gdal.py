@@ -20,8 +20,8 @@ GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, OverflowError
 # By default GDAL's block cache takes 5 % of the memory of the machine, per process. Decoders get
 # one thread: parallel reads use one handle per worker, and OpenJPEG reports the errors of its own
 # threads to stderr and calls the read a success.
-_SETTINGS = {
-    "GDAL_CACHEMAX": str(CACHE_BYTES // 2**20),
+_SETTINGS: dict[str, str | int] = {
+    "GDAL_CACHEMAX": CACHE_BYTES,
     "GDAL_NUM_THREADS": "1",
     "GDAL_HTTP_TIMEOUT": "60",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
@@ -45,7 +45,11 @@ def gdal_settings(*, remote: bool = False, **settings: str) -> Iterator[None]:
         remote: Do not list the folder of the file.
         **settings: Further configuration options.
     """
-    options = {**_SETTINGS, **(_REMOTE_SETTINGS if remote else {}), **settings}
+    options: dict[str, str | int] = {
+        **_SETTINGS,
+        **(_REMOTE_SETTINGS if remote else {}),
+        **settings,
+    }
     with rasterio.Env(**{key: value for key, value in options.items() if key not in os.environ}):
         yield
 

@@ -4,18 +4,18 @@
         raster = source.read(Window(0, 0, 512, 512))
 
 Whatever GDAL reads comes out as (C, H, W) float32 with one `valid` mask: nodata, alpha, mask files,
-a given mask and non-finite values all end in it, and no magic number goes beyond this file.
+a mask that the caller gives, and values that are not finite all end in it. No nodata number and no
+alpha band is seen beyond this door.
 """
 
-from __future__ import annotations
-
+import difflib
 import hashlib
-import logging
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,29 +23,42 @@ import numpy as np
 import numpy.typing as npt
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasterio.enums import ColorInterp
 
-from rsfuse.errors import BandError, InputError, RasterError
-from rsfuse.geo.grid import Window, pixel_geobox, pixel_mapping, window_geobox
+from rsfuse.errors import BandError, GridError, InputError, RasterError
+from rsfuse.geo.gdal import gdal_settings, is_remote, reading, reason_of
+from rsfuse.geo.grid import (
+    Window,
+    compose,
+    pixel_geobox,
+    pixel_mapping,
+    same_grid,
+    window_geobox,
+)
+from rsfuse.geo.mask import VECTOR_SUFFIXES, RasterArea, UsableArea, read_polygons
+from rsfuse.geo.reader import ArrayReader, FileReader, Reader, open_dataset
+from rsfuse.geo.reduce import FloatImage, Mask, average, cover
 
-# GDAL prints its own complaints through rasterio's loggers; ours say the same in three lines.
-for _name in ("rasterio._env", "rasterio._err", "rasterio._io", "rasterio._base"):
-    logging.getLogger(_name).addHandler(logging.NullHandler())
-    logging.getLogger(_name).propagate = False
-
-# No listing of remote folders, a bounded cache, and an end to waiting.
-GDAL_OPTIONS: dict[str, Any] = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_CACHEMAX": 256_000_000,
-    "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    "GDAL_HTTP_TIMEOUT": "60",
-    "GDAL_HTTP_MAX_RETRY": "3",
-    "GDAL_HTTP_RETRY_DELAY": "1",
-    "CPL_VSIL_CURL_CACHE_SIZE": 64_000_000,
-    "GDAL_PAM_ENABLED": "YES",
-}
-VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb")
-MAX_PIXELS = 2**40  # a header that claims more is damaged
 ComplexAs = Literal["amplitude", "db"]
+PaletteAs = Literal["index", "rgb"]
+
+RADIOMETRIES = ("dn", "reflectance", "db", "linear", "amplitude")
+RADIOMETRY_TAG = "radiometry"
+
+# Pixels of the source that a reduced read holds at a time, over all bands.
+_STRIP_PIXELS = 8 * 2**20
+
+# Channels of an image that is probably (H, W, C).
+_MOST_COLOURS = 4
+
+_NAMED_COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+
+# What Sentinel-2 and ENVI files append to the name of a band.
+_WAVELENGTH = re.compile(
+    r"[\s,;:(\[]*(central wavelength)?[\s:=(]*"
+    r"\d+(\.\d+)?\s*(nm|um|µm|nanomet\w+|micromet\w+)[\s)\]]*$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +67,10 @@ class Raster:
 
     Attributes:
         data: (C, H, W) float32.
-        valid: (H, W), True where every band is usable.
-        geobox: Grid; without CRS for an image without georeference.
+        valid: (H, W), True where every band can be used.
+        geobox: The grid; without a CRS, the pixel frame.
         bands: C names.
-        radiometry: What the numbers are: `dn`, `reflectance`, `db`, `linear` or `amplitude`.
+        radiometry: What the numbers are: "dn", "reflectance", "db", "linear" or "amplitude".
     """
 
     data: npt.NDArray[np.float32]
@@ -67,11 +80,18 @@ class Raster:
     radiometry: str = "dn"
 
     def __post_init__(self) -> None:
-        """Check that the shapes agree."""
-        if self.data.ndim != 3 or self.data.shape[1:] != self.valid.shape:
-            raise ValueError(f"data {self.data.shape} and valid {self.valid.shape} do not agree")
-        if tuple(self.geobox.shape) != self.valid.shape or len(self.bands) != len(self.data):
-            raise ValueError("grid or band names do not fit the data")
+        if (
+            self.data.ndim != 3
+            or self.data.shape[1:] != self.valid.shape
+            or tuple(self.geobox.shape) != self.valid.shape
+            or len(self.bands) != len(self.data)
+        ):
+            raise InputError(
+                f"data {self.data.shape}, valid {self.valid.shape}, grid "
+                f"{tuple(self.geobox.shape)} and {len(self.bands)} band names do not fit together",
+                "a raster is data (C, H, W), valid (H, W), a grid of (H, W) and C band names",
+                "check the order of the axes",
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,107 +99,88 @@ class Raster:
         return int(self.valid.shape[0]), int(self.valid.shape[1])
 
 
-class RasterSource:
-    """A raster that can be read by windows; made by `open_raster`.
+@dataclass(frozen=True)
+class _Description:
+    """What is known of a raster before a pixel is read; see `RasterSource`."""
 
-    It can be pickled (a copy opens the file again) and read from several threads at once.
+    name: str
+    shape: tuple[int, int]
+    geobox: GeoBox
+    is_georeferenced: bool
+    bands: tuple[str, ...]
+    dtype: str
+    radiometry: str
+    notes: tuple[str, ...]
+    block: tuple[int, int]
+    nodata: float | None
+    colours: tuple[tuple[int, tuple[int, int, int]], ...] = ()
+    path: str | None = None
+    stamp: str = ""
+
+
+class RasterSource:
+    """A raster that is read by windows. Made by `open_raster`.
+
+    It can be pickled, a copy opens the file again; several threads may read at once.
 
     Attributes:
-        name: Path or description.
+        name: The path, or what kind of array it is.
+        path: What GDAL opens; None for an array.
         shape: (h, w).
-        geobox: Grid.
-        is_georeferenced: Whether the file says where it lies.
-        bands: Names of the bands that `read` gives.
-        dtype: Data type in the file.
-        nodata: The file's nodata value, if any.
-        radiometry: See `Raster`.
-        notes: What a careful user should know.
-        block: (h, w) of the file's own blocks.
-        fingerprint: Changes when the content does: path, size and time, or a hash of an array.
+        geobox: The grid; without georeference, the pixel frame.
+        is_georeferenced: Whether the grid has a CRS.
+        bands: Names of the bands, alpha left out.
+        dtype: Type of the numbers in the file, for example "uint16".
+        nodata: The number that stands for no data in the file; None where there is none.
+        radiometry: What the numbers are, see `Raster`.
+        notes: What a user should know about this file, as sentences.
+        block: (h, w) of the blocks that the file is stored in.
+        colours: Colour table: value -> (red, green, blue); empty where there is none.
     """
 
     def __init__(
-        self,
-        name: str,
-        shape: tuple[int, int],
-        geobox: GeoBox,
-        bands: tuple[str, ...],
-        *,
-        dtype: str,
-        is_georeferenced: bool,
-        radiometry: str = "dn",
-        notes: tuple[str, ...] = (),
-        block: tuple[int, int] = (512, 512),
-        fingerprint: str = "",
-        nodata: float | None = None,
-        path: str | None = None,
-        indexes: tuple[int, ...] = (),
-        array: Raster | None = None,
-        complex_as: ComplexAs = "amplitude",
-        own_nodata: float | None = None,
-        mask: RasterSource | None = None,
-        mask_shapes: tuple[Any, ...] | None = None,
+        self, about: _Description, reader: Reader, area: UsableArea | None, *, in_db: bool
     ) -> None:
-        """Store what `open_raster` found out."""
-        self.name = name
-        self.shape = shape
-        self.geobox = geobox
-        self.bands = bands
-        self.dtype = dtype
-        self.is_georeferenced = is_georeferenced
-        self.radiometry = radiometry
-        self.notes = notes
-        self.block = block
-        self.fingerprint = fingerprint
-        self.nodata = nodata
-        self._path = path
-        self._indexes = indexes
-        self._array = array
-        self._complex_as = complex_as
-        self._own_nodata = own_nodata
-        self._mask = mask
-        self._mask_shapes = mask_shapes
-        self._local = threading.local()
-        self._handles: list[Any] = []
-        self._lock = threading.Lock()
-
-    @property
-    def path(self) -> str | None:
-        """Path of the file; None for an array."""
-        return self._path
+        self._about = about
+        self._reader = reader
+        self._area = area
+        self._in_db = in_db
+        self.name = about.name
+        self.path = about.path
+        self.shape = about.shape
+        self.geobox = about.geobox
+        self.is_georeferenced = about.is_georeferenced
+        self.bands = about.bands
+        self.dtype = about.dtype
+        self.nodata = about.nodata
+        self.radiometry = about.radiometry
+        self.notes = about.notes
+        self.block = about.block
+        self.colours = dict(about.colours)
 
     def __repr__(self) -> str:
-        """One line."""
         h, w = self.shape
-        return f"RasterSource({self.name!r}, {w} x {h}, bands {', '.join(self.bands)})"
+        return f"<RasterSource {self.name}: {', '.join(self.bands)}; {w} x {h} {self.dtype}>"
 
-    def __enter__(self) -> RasterSource:
-        """Nothing is opened before the first read."""
+    def __enter__(self) -> "RasterSource":
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close all handles."""
         self.close()
 
     def close(self) -> None:
-        """Close the file handles of all threads; a later read opens again."""
-        with self._lock:
-            for handle in self._handles:
-                handle.close()
-            self._handles.clear()
-            self._local = threading.local()
+        """Close the file; a later read opens it again."""
+        self._reader.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the handles."""
-        state = dict(self.__dict__)
-        for name in ("_local", "_handles", "_lock"):
-            del state[name]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Handles are opened again when needed."""
-        self.__dict__.update(state)
-        self._local, self._handles, self._lock = threading.local(), [], threading.Lock()
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the content may have: size and time of a file, or the pixels of an array."""
+        digest = hashlib.blake2b(digest_size=12)
+        if isinstance(self._reader, ArrayReader):
+            digest.update(np.ascontiguousarray(self._reader.data).tobytes())
+            digest.update(self._reader.valid.tobytes())
+        digest.update(f"{self._about.stamp} {self.bands} {self.nodata} {self.geobox!r}".encode())
+        return digest.hexdigest()
 
     def read(
         self,
@@ -188,503 +189,526 @@ class RasterSource:
         shape: tuple[int, int] | None = None,
         bands: Sequence[str | int] | None = None,
     ) -> Raster:
-        """Read a window, reduced when `shape` is smaller than it.
+        """Read a window, at full resolution or reduced.
+
+        A reduced read averages the valid pixels under each coarser pixel, from an overview where
+        the file has one that is fine enough, and never holds more than a strip of the source.
 
         Args:
-            window: Pixels to read; all when None. What lies outside the image comes out invalid.
-            shape: (h, w) of the result; reductions average, from overviews where there are some.
-            bands: Some of this source's bands, by name or by number from 1.
+            window: The whole raster when None; what lies outside the raster is invalid.
+            shape: (h, w) of the result; the size of the window when None.
+            bands: Names or numbers from 1 among `bands`; all when None.
 
         Raises:
-            RasterError: The file is damaged there.
-            BandError: There is no such band.
+            RasterError: The file is damaged, or the window does not fit into memory.
+            BandError: A band does not exist.
         """
-        whole = Window(0, 0, self.shape[1], self.shape[0])
-        window = whole if window is None else window
-        size = window.shape if shape is None else shape
-        if min(size) < 1:
-            raise RasterError(
-                f"a window of {window.w} x {window.h} pixels was asked for",
-                "It must have at least one pixel.",
-                "Check the area of interest against the raster with rsfuse info.",
+        window = Window(0, 0, self.shape[1], self.shape[0]) if window is None else Window(*window)
+        size = window.shape if shape is None else (int(shape[0]), int(shape[1]))
+        if min(*window.shape, *size) < 1:
+            raise InputError(
+                f"a window of {window.w} x {window.h} pixels cannot become {size[1]} x {size[0]}",
+                "both need at least one pixel",
+                "check the area that was asked for",
             )
-        picked = range(len(self.bands)) if bands is None else self._positions(bands)
-        names = tuple(self.bands[i] for i in picked)
+        chosen = self._positions(bands)
+        self._check_memory(size, len(chosen))
+        if size == window.shape:
+            data, valid = self._full(window, chosen)
+        else:
+            data, valid = self._reduced(window, size, chosen)
+        if self._in_db:
+            valid &= (data > 0).all(axis=0)
+            data = 20 * np.log10(np.where(valid, data, np.float32(1)))
         grid = window_geobox(self.geobox, window)
         if size != window.shape:
             scale = Affine.scale(window.w / size[1], window.h / size[0])
-            grid = GeoBox(size, grid.affine * scale, grid.crs)
-        data = np.zeros((len(names), *size), np.float32)
-        valid = np.zeros(size, bool)
+            grid = GeoBox(size, compose(grid.affine, scale), grid.crs)
+        return Raster(data, valid, grid, tuple(self.bands[i] for i in chosen), self.radiometry)
+
+    def _full(self, window: Window, bands: tuple[int, ...]) -> tuple[FloatImage, Mask]:
         inside = window.clipped(self.shape)
+        if inside == window:
+            return self._masked(window, bands)
+        data = np.zeros((len(bands), *window.shape), np.float32)
+        valid = np.zeros(window.shape, bool)
         if inside.w and inside.h:
-            fx, fy = size[1] / window.w, size[0] / window.h
-            x0, y0 = round((inside.x - window.x) * fx), round((inside.y - window.y) * fy)
-            x1 = max(x0 + 1, round((inside.x + inside.w - window.x) * fx))
-            y1 = max(y0 + 1, round((inside.y + inside.h - window.y) * fy))
-            x1, y1 = min(x1, size[1]), min(y1, size[0])
-            if x1 > x0 and y1 > y0:
-                part, good = self._read_inside(inside, (y1 - y0, x1 - x0), tuple(picked))
-                data[:, y0:y1, x0:x1], valid[y0:y1, x0:x1] = part, good
-        return Raster(data, valid, grid, names, self.radiometry)
+            rows, columns = inside.slices_in(window)
+            data[:, rows, columns], valid[rows, columns] = self._masked(inside, bands)
+        return data, valid
 
-    def _positions(self, bands: Sequence[str | int]) -> list[int]:
-        return [_band_position(b, self.bands, self.name) for b in bands]
-
-    def _read_inside(
-        self, window: Window, size: tuple[int, int], picked: tuple[int, ...]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        if self._array is not None:
-            data, valid = _reduced(self._array, window, size, picked)
-        else:
-            data, valid = self._read_file(window, size, picked)
-        valid &= np.isfinite(data).all(axis=0)
-        if self._mask is not None or self._mask_shapes is not None:
-            valid &= self._external_mask(window, size)
-        if not valid.all():
+    def _masked(self, window: Window, bands: tuple[int, ...]) -> tuple[FloatImage, Mask]:
+        data, valid = self._reader.read(window, bands, None)
+        if self._area is not None:
+            valid &= self._area.at(window, window.shape)
             data[:, ~valid] = 0.0
         return data, valid
 
-    def _read_file(
-        self, window: Window, size: tuple[int, int], picked: tuple[int, ...]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        from rasterio.enums import Resampling
-        from rasterio.windows import Window as GdalWindow
-
-        indexes = [self._indexes[i] for i in picked]
-        place = GdalWindow(*window)
-        reduced = size != window.shape
-        method = Resampling.average if reduced else Resampling.nearest
-        with _quiet(), _explained(self.name, f"window {tuple(window)}"):
-            handle = self._handle()
-            is_complex = "complex" in self.dtype or "int16_" in self.dtype
-            raw = handle.read(
-                indexes,
-                window=place,
-                out_shape=(len(indexes), *size),
-                resampling=Resampling.nearest if is_complex else method,
+    def _reduced(
+        self, window: Window, size: tuple[int, int], bands: tuple[int, ...]
+    ) -> tuple[FloatImage, Mask]:
+        level = self._level(window, size)
+        height, width = self._reader.shape_of(level)
+        fx, fy = width / self.shape[1], height / self.shape[0]
+        columns = cover(window.x * fx, (window.x + window.w) * fx, size[1], width)
+        rows = cover(window.y * fy, (window.y + window.h) * fy, size[0], height)
+        data = np.zeros((len(bands), *size), np.float32)
+        valid = np.zeros(size, bool)
+        if columns.stop <= columns.first:
+            return data, valid
+        across = (columns.stop - columns.first) * len(bands)
+        step = max(1, int(_STRIP_PIXELS / across / max(rows.length, 1.0)))
+        for start in range(0, size[0], step):
+            strip = slice(start, min(start + step, size[0]))
+            part = rows.rows(strip.start, strip.stop)
+            if part.stop <= part.first:
+                continue
+            fine = Window(
+                columns.first, part.first, columns.stop - columns.first, part.stop - part.first
             )
-            mask = handle.dataset_mask(window=place, out_shape=size) > 0
-            if self._own_nodata is not None:
-                mask &= ~(raw == self._own_nodata).any(axis=0)
-        if np.iscomplexobj(raw):
-            raw = np.abs(raw)
-            if self._complex_as == "db":
-                mask &= (raw > 0).all(axis=0)
-                raw = 20 * np.log10(np.maximum(raw, 1e-12))
-        return raw.astype(np.float32), mask
-
-    def _external_mask(self, window: Window, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-        grid = window_geobox(self.geobox, window)
-        affine = grid.affine * Affine.scale(window.w / size[1], window.h / size[0])
-        if self._mask_shapes is not None:
-            from rasterio.features import rasterize
-
-            if not self._mask_shapes:
-                return np.zeros(size, bool)
-            burnt = rasterize(self._mask_shapes, out_shape=size, transform=affine, dtype="uint8")
-            return np.asarray(burnt > 0)
-        from rsfuse.geo.warp import read_mapped
-
-        assert self._mask is not None
-        step = np.array([window.w / size[1], window.h / size[0]])
-        corner = np.array([window.x, window.y])
-        if self._mask.shape == self.shape and not self._mask.is_georeferenced:
-            through = None
-        else:
-            through = pixel_mapping(self.geobox, self._mask.geobox)
-
-        def mapping(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            own = xy * step + corner
-            return own if through is None else through(own)
-
-        found = read_mapped(self._mask, size, mapping, resampling="nearest")
-        return np.asarray(found.valid & (found.data != 0).any(axis=0))
-
-    def _handle(self) -> Any:
-        handle = getattr(self._local, "handle", None)
-        if handle is None:
-            handle = _open_dataset(str(self._path))
-            self._local.handle = handle
-            with self._lock:
-                self._handles.append(handle)
-        return handle
-
-
-def _reduced(
-    raster: Raster, window: Window, size: tuple[int, int], picked: tuple[int, ...]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """A window of an array; reductions average the valid pixels only."""
-    rows, columns = slice(window.y, window.y + window.h), slice(window.x, window.x + window.w)
-    data = raster.data[list(picked), rows, columns].astype(np.float32, copy=True)
-    valid = raster.valid[rows, columns].copy()
-    if size == window.shape:
+            pixels, usable = self._reader.read(fine, bands, level)
+            if self._area is not None:
+                usable &= self._area.at(
+                    Window(  # in pixels of the raster; exact where there is no overview
+                        round(fine.x / fx),
+                        round(fine.y / fy),
+                        max(1, round(fine.w / fx)),
+                        max(1, round(fine.h / fy)),
+                    ),
+                    fine.shape,
+                )
+                pixels[:, ~usable] = 0.0
+            data[:, strip], valid[strip] = average(pixels, usable, part, columns)
         return data, valid
-    import cv2
 
-    smaller = size[0] <= window.h and size[1] <= window.w
-    mode = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    weight = cv2.resize(valid.astype(np.float32), size[::-1], interpolation=mode)
-    clean = np.where(valid, data, 0.0).astype(np.float32)
-    small = np.stack([cv2.resize(b, size[::-1], interpolation=mode) for b in clean])
-    return small / np.maximum(weight, 1e-6), np.asarray(weight > 0.5)
+    def _level(self, window: Window, size: tuple[int, int]) -> int | None:
+        """The coarsest overview that is still at least as fine as the result."""
+        factor = min(window.h / size[0], window.w / size[1]) * (1 + 1e-9)
+        fitting = [i for i, found in enumerate(self._reader.factors) if found <= factor]
+        return max(fitting, key=lambda i: self._reader.factors[i]) if fitting else None
+
+    def _positions(self, bands: Sequence[str | int] | None) -> tuple[int, ...]:
+        if bands is None:
+            return tuple(range(len(self.bands)))
+        return _positions(bands, self.bands, self.name)
+
+    def _check_memory(self, size: tuple[int, int], bands: int) -> None:
+        needed = size[0] * size[1] * (bands * 4 + 1)
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > physical:
+            raise RasterError(
+                f"reading {bands} bands of {size[1]} x {size[0]} pixels of {self.name} takes "
+                f"{needed / 1e9:.1f} GB",
+                f"this machine has {physical / 1e9:.1f} GB of memory",
+                "read a window, or a reduced copy with shape=",
+            )
 
 
 def open_raster(
-    source: Any,
+    source: "str | Path | Raster | RasterSource | npt.NDArray[Any]",
     *,
     bands: Sequence[str | int] | None = None,
-    mask: Any = None,
+    mask: "str | Path | npt.NDArray[Any] | RasterSource | None" = None,
     nodata: float | None = None,
     complex_as: ComplexAs = "amplitude",
+    palette_as: PaletteAs = "index",
     subdataset: str | int | None = None,
-    transform: Affine | None = None,
+    transform: Affine | Sequence[float] | None = None,
     crs: Any = None,
 ) -> RasterSource:
-    """Open a raster without reading its pixels.
+    """Open a raster; no pixel is read yet.
 
     Args:
-        source: A path or URL that GDAL understands, an array (H, W) or (C, H, W), a `Raster`.
-        bands: Bands by name (description or colour, such as "red") or by number from 1; all but
-            alpha when None.
-        mask: Usable pixels: a raster (non-zero is usable), or a vector file (inside is usable).
-        nodata: Value that means "no data"; the file's own counts too.
-        complex_as: Complex radar data as `amplitude` or `db`.
-        subdataset: Name or number from 1, for containers such as HDF5 or SAFE.
-        transform: Geotransform, for arrays and files without one.
-        crs: CRS, the same.
+        source: A file, URL or dataset name that GDAL opens; an array (H, W) or (C, H, W), masked
+            arrays included; or a `Raster`. An open source is returned as it is.
+        bands: The bands to use, by name or by number from 1; all but alpha when None. Names are
+            the descriptions in the file, with or without an appended wavelength.
+        mask: What may be used: a raster that is not zero there, on any grid, or polygons in a
+            vector file. Zero and outside of the polygons is invalid.
+        nodata: The number that stands for no data, in place of what the file says.
+        complex_as: Complex radar images as "amplitude", or as "db", 20 log10 of it.
+        palette_as: Files with a colour table as the "index" into it, or as its "rgb" colours.
+        subdataset: Name (or its end) or number from 1, for files that hold several rasters.
+        transform: Geotransform (a, b, c, d, e, f) in the order of the affine package, for sources
+            without one, or to replace it.
+        crs: CRS of the transform: an EPSG code, WKT, anything that pyproj takes.
 
     Raises:
-        RasterError: Missing, damaged or no raster.
-        BandError: There is no such band.
-        InputError: An array of impossible shape.
+        RasterError: Missing, damaged, empty, or not a raster.
+        BandError: A band does not exist.
+        GridError: The mask cannot be placed on the raster, or the CRS is not one.
+        InputError: The array is not an image.
     """
     if isinstance(source, RasterSource):
+        if (bands, mask, nodata, subdataset, transform, crs) == (None,) * 6:
+            return source
         raise InputError(
-            "an open raster was given to open_raster", "It is open already.", "Use it as it is."
+            f"{source.name} is open already",
+            "its bands and its place are settled",
+            "give its path, with the options",
         )
-    if isinstance(source, Raster | np.ndarray):
-        opened = _from_array(source, bands, nodata, transform, crs)
+    affine = None if transform is None else Affine(*tuple(transform)[:6])
+    if isinstance(source, str | os.PathLike):
+        about, reader = _from_file(os.fspath(source), subdataset, nodata, palette_as)
     else:
-        opened = _from_file(str(source), bands, nodata, complex_as, subdataset, transform, crs)
-    if mask is not None:
-        _attach_mask(opened, mask)
-    return opened
+        about, reader = _from_array(source, nodata)
+    about = _placed(about, affine, crs)
+    if bands is not None:
+        chosen = _positions(bands, about.bands, about.name)
+        about = replace(about, bands=tuple(about.bands[i] for i in chosen))
+        reader = _with_bands(reader, chosen)
+    is_complex = about.dtype.startswith("complex")
+    if is_complex:
+        about = replace(about, radiometry="db" if complex_as == "db" else "amplitude")
+    area = None if mask is None else _area(mask, about)
+    return RasterSource(about, reader, area, in_db=is_complex and complex_as == "db")
 
 
-def _attach_mask(source: RasterSource, mask: Any) -> None:
-    if isinstance(mask, str | Path) and Path(mask).suffix.lower() in VECTOR_SUFFIXES:
-        source._mask_shapes = _mask_shapes(Path(mask), source)
-    else:
-        source._mask = mask if isinstance(mask, RasterSource) else open_raster(mask)
-        same = source._mask.shape == source.shape
-        if not source._mask.is_georeferenced and not same:
-            raise InputError(
-                f"the mask is {source._mask.shape[1]} x {source._mask.shape[0]} pixels, the raster "
-                f"{source.shape[1]} x {source.shape[0]}, and the mask has no georeference",
-                "A mask without georeference must have the size of its raster.",
-                "Give a georeferenced mask, or one of the same size.",
+def _with_bands(reader: Reader, chosen: tuple[int, ...]) -> Reader:
+    if isinstance(reader, ArrayReader):
+        return replace(reader, data=reader.data[list(chosen)])
+    assert isinstance(reader, FileReader)
+    if reader.palette is not None:
+        return replace(reader, palette=reader.palette[:, list(chosen)])
+    return replace(
+        reader,
+        indexes=tuple(reader.indexes[i] for i in chosen),
+        nodata=tuple(reader.nodata[i] for i in chosen),
+    )
+
+
+def _positions(bands: Sequence[str | int], names: tuple[str, ...], where: str) -> tuple[int, ...]:
+    """Positions of bands that are given by name or by number from 1."""
+    bands = [bands] if isinstance(bands, str | int) else bands
+    if not bands:
+        raise BandError("no band is asked for", "a raster has at least one", "leave bands out")
+    return tuple(_position(band, names, where) for band in bands)
+
+
+def _position(band: str | int, names: tuple[str, ...], where: str) -> int:
+    folded = [name.casefold() for name in names]
+    if isinstance(band, str):
+        wanted = band.strip().casefold()
+        for candidate in (wanted, _WAVELENGTH.sub("", wanted)):
+            if candidate in folded:
+                return folded.index(candidate)
+    number = int(band) if isinstance(band, int | np.integer) or band.strip().isdigit() else 0
+    if 1 <= number <= len(names):
+        return number - 1
+    near = difflib.get_close_matches(str(band).casefold(), folded, n=1)
+    raise BandError(
+        f"{where} has no band {band!r}",
+        f"its bands are {', '.join(f'{i} {name}' for i, name in enumerate(names, 1))}",
+        f"did you mean {names[folded.index(near[0])]!r}?" if near else "choose by name or number",
+    )
+
+
+def _area(mask: "str | Path | npt.NDArray[Any] | RasterSource", about: _Description) -> UsableArea:
+    if isinstance(mask, str | os.PathLike) and Path(mask).suffix.lower() in VECTOR_SUFFIXES:
+        return read_polygons(Path(mask), about.geobox)
+    source = open_raster(mask)
+    if not source.is_georeferenced or not about.is_georeferenced:
+        if source.shape != about.shape:
+            raise GridError(
+                f"the mask is {source.shape[1]} x {source.shape[0]} pixels and {about.name} is "
+                f"{about.shape[1]} x {about.shape[0]}",
+                "without georeference on both, a mask must have the size of its raster",
+                "give a mask of the same size, or one with georeference",
             )
+        return RasterArea(source, None)
+    if same_grid(about.geobox, source.geobox):
+        return RasterArea(source, None)
+    return RasterArea(source, pixel_mapping(about.geobox, source.geobox))
 
 
-def _mask_shapes(path: Path, source: RasterSource) -> tuple[Any, ...]:
-    """Polygons of a vector file in the CRS of the raster."""
-    import shapely
-    from pyogrio.raw import read as read_vector
-
-    if not path.exists():
-        raise RasterError(f"{path}: no such file", "The mask could not be read.", "Check the path.")
+def _placed(about: _Description, transform: Affine | None, crs: Any) -> _Description:
+    """The description with a georeference that the caller gives."""
+    if transform is None and crs is None:
+        return about
+    if transform is not None and crs is None and about.geobox.crs is None:
+        return about  # a place on an unknown map is no place
+    affine = transform
+    if affine is None:
+        affine = about.geobox.affine
+        if not about.is_georeferenced:
+            raise GridError(
+                f"a CRS is given for {about.name}, which has no geotransform",
+                "the CRS alone does not say where the pixels lie",
+                "give transform= as well",
+            )
     try:
-        meta, _, geometry, _ = read_vector(path, columns=[])
-    except Exception as error:
-        raise RasterError(
-            f"{path}: not a vector file that can be read ({error})",
-            "A mask is a raster or a file of polygons.",
-            "Check it with ogrinfo.",
+        geobox = GeoBox(about.shape, affine, about.geobox.crs if crs is None else _crs_text(crs))
+    except Exception as error:  # odc-geo passes on whatever pyproj raises
+        raise GridError(
+            f"{crs!r} is not a CRS: {reason_of(error)}",
+            "an EPSG code, WKT or PROJ string is needed",
+            "for example crs='EPSG:32631'",
         ) from error
-    shapes = shapely.from_wkb(geometry)
-    if meta.get("crs") and source.geobox.crs is not None:
-        from pyproj import Transformer
-
-        change = Transformer.from_crs(meta["crs"], str(source.geobox.crs), always_xy=True)
-        shapes = shapely.transform(
-            shapes, lambda p: np.stack(change.transform(p[:, 0], p[:, 1]), axis=1)
+    if not _is_usable(affine):
+        raise GridError(
+            f"the geotransform {tuple(affine)[:6]} is unusable",
+            "pixels must have an area",
+            "give (pixel width, 0, left, 0, -pixel height, top)",
         )
-    return tuple(s for s in shapes if s is not None and not s.is_empty)
+    return replace(
+        about, geobox=geobox, is_georeferenced=True, notes=(), stamp=f"{about.stamp} {geobox!r}"
+    )
+
+
+def _crs_text(crs: Any) -> Any:
+    """The short name of a CRS where that says the same, else its WKT."""
+    if not hasattr(crs, "to_wkt"):
+        return crs
+    code = crs.to_epsg()
+    same = code is not None and type(crs).from_epsg(code) == crs
+    return f"EPSG:{code}" if same else crs.to_wkt()
+
+
+def _is_usable(affine: Affine) -> bool:
+    numbers = [float(value) for value in tuple(affine)[:6]]
+    return all(math.isfinite(v) and abs(v) < 1e30 for v in numbers) and affine.determinant != 0
 
 
 def _from_array(
-    source: Raster | npt.NDArray[Any],
-    bands: Sequence[str | int] | None,
-    nodata: float | None,
-    transform: Affine | None,
-    crs: Any,
-) -> RasterSource:
-    notes: tuple[str, ...] = ()
+    source: "Raster | npt.NDArray[Any]", nodata: float | None
+) -> tuple[_Description, Reader]:
     if isinstance(source, Raster):
-        raster, dtype = source, "float32"
-    else:
-        array = np.asarray(source)
-        dtype = str(array.dtype)
-        if array.ndim == 2:
-            array = array[None]
-        if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "buif":
-            raise InputError(
-                f"an array of shape {np.asarray(source).shape} and type {dtype} was given",
-                "A raster is (H, W) or (C, H, W) numbers.",
-                "Convert it, for instance with numpy.asarray(x, dtype='float32').",
-            )
-        if array.shape[2] <= 4 < array.shape[0] and array.shape[1] > 4:
-            raise InputError(
-                f"an array of shape {array.shape} was given, which looks like channels last",
-                "rsfuse arrays are channels first: (C, H, W).",
-                "Use numpy.moveaxis(x, -1, 0).",
-            )
-        data = array.astype(np.float32)
-        valid = np.isfinite(data).all(axis=0)
-        if nodata is not None and not np.isnan(nodata):
-            valid &= ~(array == nodata).any(axis=0)
-        shape = (int(array.shape[1]), int(array.shape[2]))
-        grid = pixel_geobox(shape) if transform is None else GeoBox(shape, transform, crs)
-        names = tuple(f"band{i + 1}" for i in range(len(array)))
-        raster = Raster(np.where(np.isfinite(data), data, 0).astype(np.float32), valid, grid, names)
-        if transform is None:
-            notes = ("no georeference: positions are pixels",)
-    located = raster.geobox.crs is not None or raster.geobox.affine != Affine.identity()
-    if bands is not None:
-        picked = [_band_position(b, raster.bands, "the array") for b in bands]
-        raster = Raster(
-            raster.data[picked],
-            raster.valid,
-            raster.geobox,
-            tuple(raster.bands[i] for i in picked),
-            raster.radiometry,
+        located = source.geobox.crs is not None
+        about = _Description(
+            name=f"raster {source.data.shape}",
+            shape=source.shape,
+            geobox=source.geobox,
+            is_georeferenced=located,
+            bands=source.bands,
+            dtype=str(source.data.dtype),
+            radiometry=source.radiometry,
+            notes=() if located else (_NO_GEOREFERENCE,),
+            block=source.shape,
+            nodata=nodata,
         )
-    digest = hashlib.sha256(raster.data.tobytes()).hexdigest()[:16]
-    return RasterSource(
-        "array",
-        raster.shape,
-        raster.geobox,
-        raster.bands,
-        dtype=dtype,
-        is_georeferenced=located,
-        radiometry=raster.radiometry,
-        notes=notes,
-        fingerprint=digest,
-        nodata=nodata,
-        array=raster,
+        return about, ArrayReader(source.data, _without(source.data, source.valid, nodata))
+    array = (
+        np.ma.asanyarray(source) if isinstance(source, np.ma.MaskedArray) else np.asarray(source)
     )
+    array = array[None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "buifc":
+        raise InputError(
+            f"an array of shape {np.shape(source)} and type {array.dtype} is not an image",
+            "a raster is numbers (H, W) or (C, H, W), at least one pixel",
+            "check the order of the axes and the type",
+        )
+    if array.shape[2] <= _MOST_COLOURS < min(array.shape[:2]):
+        raise InputError(
+            f"an array of shape {array.shape} has its channels last",
+            "rsfuse arrays are (C, H, W)",
+            "pass numpy.moveaxis(image, -1, 0)",
+        )
+    shape = (int(array.shape[1]), int(array.shape[2]))
+    valid = np.ones(shape, bool)
+    if isinstance(array, np.ma.MaskedArray):
+        valid = np.asarray(~np.ma.getmaskarray(array).any(axis=0))
+        array = np.asarray(array.filled(0))
+    valid = _without(array, valid, nodata)
+    if array.dtype.kind == "c":
+        valid &= np.isfinite(array).all(axis=0)
+    about = _Description(
+        name=f"array {array.shape}",
+        shape=shape,
+        geobox=pixel_geobox(shape),
+        is_georeferenced=False,
+        bands=tuple(f"band{i + 1}" for i in range(len(array))),
+        dtype=str(array.dtype),
+        radiometry="dn",
+        notes=(_NO_GEOREFERENCE,),
+        block=shape,
+        nodata=nodata,
+    )
+    return about, ArrayReader(np.abs(array) if array.dtype.kind == "c" else array, valid)
+
+
+def _without(data: npt.NDArray[Any], valid: Mask, nodata: float | None) -> Mask:
+    if nodata is None or math.isnan(nodata):
+        return valid
+    return np.asarray(valid & (data != nodata).all(axis=0))
+
+
+_NO_GEOREFERENCE = "no georeference: positions are pixels"
 
 
 def _from_file(
-    path: str,
-    bands: Sequence[str | int] | None,
-    nodata: float | None,
-    complex_as: ComplexAs,
-    subdataset: str | int | None,
-    transform: Affine | None,
-    crs: Any,
-) -> RasterSource:
-    local = Path(path)
-    plain = "://" not in path and not path.startswith("/vsi") and ":" not in path[2:]
-    if plain and not local.exists():
-        raise RasterError(f"{path}: no such file", "It could not be opened.", "Check the path.")
-    if plain and local.is_file() and local.stat().st_size == 0:
+    name: str, subdataset: str | int | None, nodata: float | None, palette_as: PaletteAs
+) -> tuple[_Description, Reader]:
+    _check_exists(name)
+    with gdal_settings(remote=is_remote(name)), reading(name):
+        dataset = open_dataset(name)
+        with dataset:
+            inner = list(dataset.subdatasets)
+            if subdataset is None and (dataset.count or len(inner) != 1):
+                return _described(dataset, name, nodata, palette_as)
+    return _from_file(_subdataset(name, inner, subdataset), None, nodata, palette_as)
+
+
+def _check_exists(name: str) -> None:
+    path = Path(name)
+    local = not name.startswith("/vsi") and ":" not in name
+    if not local and not path.exists():
+        return
+    if not path.exists():
+        folder, near = path.parent, []
+        if folder.is_dir():
+            near = difflib.get_close_matches(path.name, os.listdir(folder), n=1)
         raise RasterError(
-            f"{path}: the file is empty (0 bytes)", "A raster was expected.", "Copy it again."
+            f"{name} does not exist",
+            "a raster file or URL is needed" if folder.is_dir() else f"there is no folder {folder}",
+            f"did you mean {folder / near[0]}?" if near else "check the path",
         )
-    with _quiet(), _explained(path, "opening"):
-        dataset = _open_dataset(path)
-    try:
-        if subdataset is not None or (dataset.count == 0 and dataset.subdatasets):
-            chosen = _subdataset(path, list(dataset.subdatasets), subdataset)
-            return _from_file(chosen, bands, nodata, complex_as, None, transform, crs)
-        if dataset.count == 0 or dataset.width * dataset.height > MAX_PIXELS:
-            raise RasterError(
-                f"{path}: {dataset.count} bands of {dataset.width} x {dataset.height} pixels",
-                "There are no pixels to read, or the header is damaged.",
-                "Check it with gdalinfo.",
-            )
-        with _quiet(), _explained(path, "reading the header"):
-            return _described(dataset, path, bands, nodata, complex_as, transform, crs)
-    finally:
-        dataset.close()
+    if path.is_file() and path.stat().st_size == 0:
+        raise RasterError(
+            f"{name} is empty (0 bytes)",
+            "a download or a copy was probably interrupted",
+            "copy it again from where it came",
+        )
+
+
+def _subdataset(name: str, found: list[str], wanted: str | int | None) -> str:
+    matches = [found[wanted - 1]] if isinstance(wanted, int) and 0 < wanted <= len(found) else []
+    if wanted is None and len(found) == 1:
+        matches = found
+    elif isinstance(wanted, str):
+        matches = [text for text in found if text == wanted]
+        matches = matches or [text for text in found if text.endswith((f":{wanted}", f"/{wanted}"))]
+    if len(matches) == 1:
+        return matches[0]
+    listed = "; ".join(f"{i} {text}" for i, text in enumerate(found, 1)) or "none"
+    raise RasterError(
+        f"{name} has no subdataset {wanted!r}" if wanted else f"{name} holds several rasters",
+        f"its subdatasets are {listed}",
+        "choose one by number from 1 or by the end of its name",
+    )
 
 
 def _described(
-    dataset: Any,
-    path: str,
-    bands: Sequence[str | int] | None,
-    nodata: float | None,
-    complex_as: ComplexAs,
-    transform: Affine | None,
-    crs: Any,
-) -> RasterSource:
-    from rasterio.enums import ColorInterp
-
+    dataset: Any, name: str, nodata: float | None, palette_as: PaletteAs
+) -> tuple[_Description, Reader]:
+    inner = list(dataset.subdatasets)
+    if dataset.count == 0:
+        _subdataset(name, inner, None)
     shape = (int(dataset.height), int(dataset.width))
-    notes: list[str] = []
-    affine = transform if transform is not None else dataset.transform
-    system = crs if crs is not None else dataset.crs
-    located = affine != Affine.identity()
-    if not located:
-        affine, system = Affine.identity(), None
-        if dataset.gcps[0]:
-            notes.append(f"located by {len(dataset.gcps[0])} control points only; not used")
-        elif dataset.rpcs is not None:
-            notes.append("located by RPCs only; not used")
-        else:
-            notes.append("no georeference: positions are pixels")
-    elif system is None:
-        notes.append("a geotransform but no CRS: map units are unknown")
-    if abs(affine.determinant) < 1e-300 or not np.isfinite(list(affine)[:6]).all():
-        raise RasterError(
-            f"{path}: the geotransform {tuple(affine)[:6]} has no area",
-            "Pixels must have a size.",
-            "Repair it with gdal_edit.py -a_ullr.",
-        )
-    try:
-        geobox = GeoBox(shape, affine, None if system is None else system.to_wkt()
-                        if hasattr(system, "to_wkt") else system)
-    except Exception as error:
-        raise RasterError(
-            f"{path}: its CRS cannot be understood ({error})",
-            "A CRS that PROJ knows is needed.",
-            "Assign one with gdal_edit.py -a_srs EPSG:...",
-        ) from error
-    colours = dataset.colorinterp
-    usable = [i for i, c in enumerate(colours) if c != ColorInterp.alpha] or [0]
-    names = _band_names(dataset, usable)
-    if bands is None:
-        picked = list(range(len(usable)))
-    else:
-        picked = [_band_position(b, names, path) for b in bands]
-    indexes = tuple(usable[i] + 1 for i in picked)
+    colours = list(dataset.colorinterp)
+    alpha = colours.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in colours[1:] else None
+    indexes = tuple(i for i in range(1, dataset.count + 1) if i != alpha)
     dtype = str(dataset.dtypes[indexes[0] - 1])
-    radiometry = dataset.tags().get("radiometry", "dn")
-    if "complex" in dtype:
-        radiometry = "db" if complex_as == "db" else "amplitude"
-    local = Path(path)
-    stamp = f"{path}"
-    if local.is_file():
-        stat = local.stat()
-        stamp = f"{local.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
     block = dataset.block_shapes[0]
-    return RasterSource(
-        path,
-        shape,
-        geobox,
-        tuple(names[i] for i in picked),
-        dtype=dtype,
-        is_georeferenced=located,
-        radiometry=radiometry,
-        notes=tuple(notes),
-        block=(int(block[0]), int(block[1])),
-        fingerprint=hashlib.sha256(stamp.encode()).hexdigest()[:16],
-        nodata=dataset.nodata if nodata is None else nodata,
-        path=path,
-        indexes=indexes,
-        complex_as=complex_as,
-        own_nodata=nodata,
+    _check_blocks(name, shape, (int(block[0]), int(block[1])), dtype)
+    geobox, notes = _georeference(dataset, name, shape)
+    located = geobox.crs is not None
+    if inner and dataset.count:
+        notes.append(f"the file holds {len(inner)} rasters, this is the first; see subdataset=")
+    bands = _band_names(dataset, indexes)
+    table = _colour_table(dataset, indexes[0]) if len(indexes) == 1 else {}
+    palette = None
+    if table and palette_as == "rgb":
+        palette = np.zeros((max(table) + 1, 3), np.float32)
+        palette[list(table)] = list(table.values())
+        bands, table, dtype = ("red", "green", "blue"), {}, "uint8"
+    elif table:
+        notes.append("the values point into a colour table; see palette_as=")
+    own = [nodata if nodata is not None else dataset.nodatavals[i - 1] for i in indexes]
+    # Complex overviews average the phase away.
+    factors = () if dtype.startswith("complex") else tuple(dataset.overviews(indexes[0]))
+    reader = FileReader(
+        name,
+        indexes,
+        tuple(None if value is None else float(value) for value in own),
+        alpha=alpha,
+        palette=palette,
+        factors=tuple(float(factor) for factor in factors),
     )
+    about = _Description(
+        name=name,
+        shape=shape,
+        geobox=geobox,
+        is_georeferenced=located,
+        bands=bands,
+        dtype=dtype,
+        radiometry=_radiometry(dataset),
+        notes=tuple(notes),
+        block=(min(int(block[0]), shape[0]), min(int(block[1]), shape[1])),
+        nodata=None if palette is not None else reader.nodata[0],
+        colours=tuple(table.items()),
+        path=name,
+        stamp=_stamp(name),
+    )
+    return about, reader
 
 
-def _band_names(dataset: Any, usable: list[int]) -> tuple[str, ...]:
-    """Descriptions, else colours, else numbers; made unique."""
-    from rasterio.enums import ColorInterp
+def _check_blocks(name: str, shape: tuple[int, int], block: tuple[int, int], dtype: str) -> None:
+    """A header that is damaged can ask for blocks that no machine holds."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    item = 16 if dtype.startswith("complex") else 8
+    if min(block[0], shape[0]) * min(block[1], shape[1]) * item > physical:
+        raise RasterError(
+            f"{name} is stored in blocks of {block[1]} x {block[0]} pixels",
+            "one block does not fit into the memory of this machine, or the header is damaged",
+            "rewrite it in tiles, for example with gdal_translate -of COG",
+        )
 
-    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+
+def _georeference(dataset: Any, name: str, shape: tuple[int, int]) -> tuple[GeoBox, list[str]]:
+    affine, crs = dataset.transform, dataset.crs
+    frame = pixel_geobox(shape)
+    if affine == Affine.identity():
+        points, _ = dataset.gcps
+        if points:
+            note = f"placed by {len(points)} ground control points only, not used"
+            note += ": positions are pixels"
+            return frame, [note]
+        if dataset.rpcs is not None:
+            return frame, ["placed by a sensor model (RPC) only, not used: positions are pixels"]
+        return frame, [_NO_GEOREFERENCE]
+    if not _is_usable(affine):
+        raise RasterError(
+            f"{name} has the geotransform {tuple(affine)[:6]}",
+            "its pixels have no area: the header is damaged",
+            "set another one with transform= and crs=, or repair it with gdal_edit.py",
+        )
+    if not crs:
+        return frame, ["a geotransform without a CRS is not used: positions are pixels; see crs="]
+    try:
+        return GeoBox(shape, affine, _crs_text(crs)), []
+    except Exception as error:  # odc-geo passes on whatever pyproj raises
+        return frame, [f"the CRS is not known ({reason_of(error)}): positions are pixels"]
+
+
+def _band_names(dataset: Any, indexes: tuple[int, ...]) -> tuple[str, ...]:
+    """Descriptions without wavelengths, else colours, else numbers; each only once."""
     names: list[str] = []
-    for i in usable:
-        text = dataset.descriptions[i]
-        colour = dataset.colorinterp[i]
-        name = text.strip() if text else colour.name if colour in wanted else f"band{i + 1}"
-        names.append(name if name not in names else f"{name}_{i + 1}")
+    for index in indexes:
+        text = (dataset.descriptions[index - 1] or "").strip()
+        colour = dataset.colorinterp[index - 1]
+        fallback = colour.name if colour in _NAMED_COLOURS else f"band{index}"
+        name = _WAVELENGTH.sub("", text) or text or fallback
+        names.append(name if name not in names else f"{name}_{index}")
     return tuple(names)
 
 
-def _band_position(band: str | int, names: tuple[str, ...], where: str) -> int:
-    """Position of a band by name or by number from 1."""
-    listing = ", ".join(f"{i + 1} {n}" for i, n in enumerate(names))
-    if isinstance(band, str) and not band.isdigit():
-        lower = [n.lower() for n in names]
-        if band.lower() in lower:
-            return lower.index(band.lower())
-        raise BandError(
-            f"{where}: there is no band {band!r}", f"It has {listing}.", "Choose one of them."
-        )
-    number = int(band)
-    if not 1 <= number <= len(names):
-        raise BandError(
-            f"{where}: there is no band {number}",
-            f"It has {len(names)}: {listing}.",
-            "Bands are numbered from 1.",
-        )
-    return number - 1
+def _colour_table(dataset: Any, index: int) -> dict[int, tuple[int, int, int]]:
+    if dataset.colorinterp[index - 1] != ColorInterp.palette:
+        return {}
+    return {int(k): (int(v[0]), int(v[1]), int(v[2])) for k, v in dataset.colormap(index).items()}
 
 
-def _subdataset(path: str, available: list[str], wanted: str | int | None) -> str:
-    listing = ", ".join(f"{i + 1} {name}" for i, name in enumerate(available)) or "none"
-    if isinstance(wanted, int) and 1 <= wanted <= len(available):
-        return available[wanted - 1]
-    if isinstance(wanted, str):
-        hits = [name for name in available if name == wanted or name.endswith(wanted)]
-        if len(hits) == 1:
-            return hits[0]
-    raise RasterError(
-        f"{path}: a container with subdatasets"
-        if wanted is None
-        else f"{path}: there is no subdataset {wanted!r}",
-        f"It holds {listing}.",
-        "Choose one, by its name or its number from 1.",
-    )
+def _radiometry(dataset: Any) -> str:
+    stated = str(dataset.tags().get(RADIOMETRY_TAG, "")).lower()
+    if stated in RADIOMETRIES:
+        return stated
+    return "db" if str(dataset.units[0] or "").strip().lower() == "db" else "dn"
 
 
-def _open_dataset(path: str) -> Any:
-    import rasterio
-
-    with rasterio.Env(**_options(path)):
-        return rasterio.open(path)
-
-
-def _options(path: str) -> dict[str, Any]:
-    """Listing the folder is how GDAL finds sidecar files; on a disk that is cheap and wanted."""
-    options = dict(GDAL_OPTIONS)
-    if "://" not in path and not path.startswith("/vsi"):
-        del options["GDAL_DISABLE_READDIR_ON_OPEN"]
-    return options
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Warnings that are said in `notes` do not go to the terminal as well."""
-    from rasterio.errors import NotGeoreferencedWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
-
-
-@contextmanager
-def _explained(name: str, what: str) -> Iterator[None]:
-    """What GDAL raises becomes a RasterError."""
-    import rasterio.errors
-
+def _stamp(name: str) -> str:
+    """What changes when the file does."""
     try:
-        yield
-    except (rasterio.errors.RasterioError, OSError, ValueError, MemoryError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise RasterError(
-            f"{name}: cannot be read as a raster ({what}: {str(error).strip() or 'no reason given'})",
-            "The file is damaged, incomplete, or not a format that GDAL reads.",
-            "Check it with gdalinfo, or copy it again.",
-        ) from error
-    except Exception as error:
-        if type(error).__module__.startswith("rasterio"):
-            raise RasterError(
-                f"{name}: cannot be read as a raster ({what}: {error})",
-                "The file is damaged, incomplete, or not a format that GDAL reads.",
-                "Check it with gdalinfo, or copy it again.",
-            ) from error
-        raise
+        found = os.stat(name)
+    except (OSError, ValueError):
+        return json.dumps([name])
+    return json.dumps([os.path.abspath(name), found.st_size, found.st_mtime_ns])
