@@ -368,7 +368,10 @@ def write_tie_points(result: MatchResult, folder: Path) -> list[str]:
         "origin": np.where(ties.from_query, "query", "reference").astype(object),
     }
     crs = result.reference.geobox.crs
-    write_points(folder / "tie_points.gpkg", map0, columns, crs, "tie_points")
+    # GeoPackage does not tell x from X, and its geometry is the map position already.
+    renamed = {"X_query": "map_x_query", "Y_query": "map_y_query"}
+    layer = {renamed.get(k, k): v for k, v in columns.items() if k not in ("X_ref", "Y_ref")}
+    write_points(folder / "tie_points.gpkg", map0, layer, crs, "tie_points")
     write_csv(folder / "tie_points.csv", columns)
     write_qgis_points(
         folder / "tie_points.points",

@@ -43,6 +43,7 @@ SCENE_KEYPOINTS = 2400
 FIRST_RADIUS_PX = 10
 LAST_RADIUS_PX = 5
 TEMPLATE_PX = 64
+TEMPLATE_OVERLAP = 8.0  # so many overlapping templates say what one independent one says
 LINEAR_BASE_PX = 0.05  # a georeference this straight is a matrix
 
 
@@ -304,14 +305,14 @@ def judge(
                 {"found": evidence.kept, "needed": FEW_TIE_POINTS},
             )
         )
-    held = fit.held_out[np.isfinite(fit.held_out)]
-    if held.size and float(np.median(held)) > 2.5 * factor:
+    imprecise = fit.scale / np.sqrt(max(evidence.kept / TEMPLATE_OVERLAP, 1.0))
+    if imprecise > 1.0 * factor:
         reasons.append(
             Reason(
-                "large_residual",
-                f"Tie points that the fit did not see are {float(np.median(held)):.1f} px off in the "
-                "median: the model does not describe the displacement well.",
-                {"held_out_median_px": float(np.median(held))},
+                "imprecise",
+                f"Tie points scatter by {fit.scale:.1f} px and {evidence.kept} of them do not average "
+                f"that out: expect errors of {imprecise:.1f} px.",
+                {"scatter_px": fit.scale, "expected_px": float(imprecise)},
             )
         )
     if confidence < WEAK_CONFIDENCE:
