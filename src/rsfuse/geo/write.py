@@ -5,9 +5,11 @@ result is either complete or absent. Whatever goes wrong while writing is an `Ou
 """
 
 import csv
+import io
 import json
 import math
 import os
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -336,8 +338,8 @@ def write_points(
     """Write points with attributes, atomically; the suffix chooses the format.
 
     `.gpkg` keeps the CRS; since it does not tell `x` from `X`, nor a column from its own `fid` and
-    `geom`, a name that is taken gets the suffix `_2`. `.geojson` is in longitude and latitude where a CRS is known (RFC 7946)
-    and in the given units without. `.csv` has the columns `x` and `y` first.
+    `geom`, a name that is taken gets the suffix `_2`. `.geojson` is in longitude and latitude where
+    a CRS is known (RFC 7946), in the given units without. `.csv` has the columns `x`, `y` first.
 
     Args:
         path: Result: `.gpkg`, `.geojson` or `.csv`.
@@ -626,8 +628,16 @@ def _explained(path: str | Path) -> Iterator[None]:
         raise OutputError(
             f"cannot write {path}: {reason_of(error)}",
             "nothing was left half-written; what was there before is unchanged",
-            "check the free space, the quota and the permissions, or write elsewhere with -o",
+            f"check the disk ({_free_space(Path(path).parent)}) and the permissions, "
+            "or write elsewhere with -o",
         ) from error
+
+
+def _free_space(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:.0f} MB free"
+    except OSError:
+        return "free space unknown"
 
 
 def _file_dtype(array: npt.NDArray[Any], dtype: npt.DTypeLike | None) -> np.dtype[Any]:
@@ -762,11 +772,13 @@ def _write_features(
         shapes = _in_lonlat(shapes, reference)
         reference = pyproj.CRS.from_epsg(4326)
         layer_options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_LONLAT_DECIMALS)}
-    with atomic_path(path) as temporary, _explained(path), warnings.catch_warnings():
+    # In memory first: a GeoPackage whose index meets a full disk is closed without an error.
+    content = io.BytesIO()
+    with _explained(path), warnings.catch_warnings():
         # Pixel coordinates have no CRS on purpose.
         warnings.filterwarnings("ignore", message="'crs' was not provided")
         pyogrio.raw.write(
-            temporary,
+            content,
             shapely.to_wkb(shapes),
             [_field(column) for column in columns.values()],
             _gpkg_names(columns) if suffix == ".gpkg" else list(columns),
@@ -776,6 +788,8 @@ def _write_features(
             crs=None if reference is None else _crs_text(reference),
             layer_options=layer_options,
         )
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def _gpkg_names(columns: Iterable[str]) -> list[str]:
@@ -804,12 +818,25 @@ def _field(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _in_lonlat(shapes: npt.NDArray[np.object_], crs: pyproj.CRS) -> npt.NDArray[np.object_]:
-    """Shapes in longitude and latitude of WGS 84."""
+    """Shapes in longitude and latitude of WGS 84.
+
+    Raises:
+        InputError: A position has none.
+    """
     to_lonlat = pyproj.Transformer.from_crs(crs, 4326, always_xy=True)
 
     def moved(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         lon, lat = to_lonlat.transform(points[:, 0], points[:, 1])
-        return np.column_stack((lon, lat))
+        lost = ~(np.isfinite(lon) & (np.abs(lat) <= 90))
+        if lost.any():
+            x, y = points[lost][0]
+            raise InputError(
+                f"{lost.sum()} of {len(points)} positions, ({x:g}, {y:g}) among them, have no "
+                "longitude and latitude",
+                f"they lie outside the domain of {crs.name}",
+                "check the CRS, or write .gpkg, which keeps the positions as they are",
+            )
+        return np.column_stack((np.where(np.abs(lon) > 180, (lon + 180) % 360 - 180, lon), lat))
 
     return np.asarray(shapely.transform(shapes, moved))
 
