@@ -20,7 +20,7 @@ from rsfuse.matching.fine import Displacements, detect_keypoints, measure
 from rsfuse.matching.robust import Consensus, consensus
 from rsfuse.matching.search import Candidate, View, search
 from rsfuse.matching.structure import FloatImage, Mask, Structure, structure_channels
-from rsfuse.ops.geometry2d import apply_matrix, fit_matrix
+from rsfuse.ops.geometry2d import Transform
 
 FloatArray = npt.NDArray[np.float64]
 Points = Callable[[FloatArray], FloatArray]
@@ -126,8 +126,8 @@ def find_candidates(pair: PairReader, range_: SearchRange, *, threads: int) -> l
     steps = max(0, round((logs[1] - logs[0]) / np.log(settings.SCALE_STEP)))
     scales = np.exp(np.linspace(logs[0], logs[1], steps + 1))
     found = search(
-        View(image0, valid0, step0, False),
-        View(image1, valid1, step1, False),
+        View(image0, valid0, step0),
+        View(image1, valid1, step1),
         rotations_deg=rotations,
         scales=scales,
         keep=CANDIDATES,
@@ -149,8 +149,8 @@ def read_lattice(
     image0, valid0 = pair.read0(rect, shape)
     image1, valid1 = pair.read1(shape, lambda p: pair.base(placement(p * step + corner)))
     return (
-        structure_channels(image0, valid0, speckled=False),
-        structure_channels(image1, valid1, speckled=False),
+        structure_channels(image0, valid0),
+        structure_channels(image1, valid1),
     )
 
 
@@ -175,10 +175,7 @@ def verify(pair: PairReader, candidate: Candidate, rng: np.random.Generator) -> 
     matrix = candidate.matrix
     best: Verified | None = None
     for radius, template in ((12, 48), (8, 48)):
-        current = matrix
-        own, other = read_lattice(
-            pair, (0, 0, w, h), shape, lambda p, m=current: apply_matrix(m, p)
-        )
+        own, other = read_lattice(pair, (0, 0, w, h), shape, Transform("affine", matrix).apply)
         side = min(template, 2 * (min(shape) // 5))
         points = detect_keypoints(
             own, spacing=max(8, int(max(shape) / VERIFY_CELLS)), margin=side // 3
@@ -283,27 +280,6 @@ def join(rows: list[TiePointRows]) -> TiePointRows:
         measured,
         np.concatenate([r.backward for r in rows]),
         rows[0].factor,
-    )
-
-
-def affine_consensus_update(rows: TiePointRows, radius: int, rng: np.random.Generator) -> Consensus:
-    """The consensus of tie points as a correction on the reference grid."""
-    scaled = rows.measured
-    agreed = consensus(
-        rows.xy / rows.factor,
-        (rows.placed - rows.xy) / rows.factor,
-        scaled.probability,
-        radius=radius,
-        tolerance=1.5,
-        rng=rng,
-    )
-    return agreed
-
-
-def refit(rows: TiePointRows, keep: npt.NDArray[np.bool_], model: str) -> FloatArray:
-    """Matrix from reference pixels to placed pixels by the kept rows."""
-    return fit_matrix(
-        model, rows.xy[keep], rows.placed[keep], rows.measured.probability[keep] + 0.05
     )
 
 

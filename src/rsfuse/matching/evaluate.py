@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from rsfuse.errors import InputError, RsfuseError
+from rsfuse.matching import metrics
 from rsfuse.matching.data import ImageArray, read_pairs
 from rsfuse.matching.metrics import Interval
 from rsfuse.matching.protocols import PROTOCOLS, Answer, Case, Matcher, Protocol, Record
@@ -145,9 +146,10 @@ def product_matcher(image0: ImageArray, image1: ImageArray) -> Answer:
     result = match(image0, image1)
     ties = result.tie_points
     kept = np.asarray(ties.kept, dtype=bool)
-    transform = result.transform
-    if transform is not None:
-        transform = transform.apply if transform.matrix is None else transform.matrix
+    found = result.transform
+    transform: metrics.Transform | None = None
+    if found is not None:
+        transform = found.apply if found.matrix is None else found.matrix
     return Answer(
         transform=transform,
         points0=np.asarray(ties.xy0, dtype=np.float64)[kept],
@@ -155,6 +157,7 @@ def product_matcher(image0: ImageArray, image1: ImageArray) -> Answer:
         probabilities=np.asarray(ties.probability, dtype=np.float64)[kept],
         status=result.status,
         confidence=float(result.confidence),
+        covariances_px2=ties.covariances_px2[kept],
     )
 
 

@@ -69,8 +69,8 @@ def write_transform(result: MatchResult, path: Path) -> None:
         {
             "format": TRANSFORM_FORMAT,
             "format_version": TRANSFORM_FORMAT_VERSION,
-            "direction": "reference pixels -> query pixels; (0, 0) is the outer corner of the first "
-            "pixel, x right, y down",
+            "direction": "reference pixels -> query pixels; (0, 0) is the outer corner of the "
+            "first pixel, x right, y down",
             "transform": result.transform.to_dict(),
             "map_correction": None if correction is None else correction.tolist(),
             "map_correction_direction": "map position by the query's own georeference -> corrected "
@@ -553,9 +553,8 @@ def plot_result(result: MatchResult) -> Any:
     axes.imshow(grey, cmap="gray", vmin=low, vmax=high, extent=(0, w, h, 0))
     ties = result.tie_points
     if ties.kept.any():
-        points = axes.scatter(
-            *ties.xy0[ties.kept].T, c=ties.residual_px[ties.kept], s=12, cmap="viridis"
-        )
+        x, y = ties.xy0[ties.kept].T
+        points = axes.scatter(x, y, c=ties.residual_px[ties.kept], s=12, cmap="viridis")
         figure.colorbar(points, label="residual (query pixels)")
     axes.set_title(str(result))
     axes.set_xlabel("x (reference pixels)")

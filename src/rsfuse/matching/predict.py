@@ -92,8 +92,8 @@ def match(
             open `RasterSource`.
         query: The same; another sensor, date, CRS, pixel size and number of bands are fine.
         prior: (3, 3) first guess, reference pixels -> query pixels; the search stays near it.
-        model: `auto`, or the freest one allowed: `shift`, `similarity`, `affine`, `homography`,
-            `smooth`. By default the tie points decide.
+        model: `shift`, `similarity`, `affine`, `homography` or `smooth`; by default, `auto`, the
+            tie points decide.
         method: `auto` or `classic`.
         max_shift_px: Largest shift against the georeference, reference pixels. By default up to
             half the image.
@@ -176,8 +176,8 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
             return refuse(
                 Reason(
                     "too_small",
-                    f"The {name} is {source.shape[1]} x {source.shape[0]} pixels; matching needs at "
-                    f"least {SMALLEST_SIDE_PX} on both sides.",
+                    f"The {name} is {source.shape[1]} x {source.shape[0]} pixels; matching needs "
+                    f"at least {SMALLEST_SIDE_PX} on both sides.",
                     {"width": source.shape[1], "height": source.shape[0]},
                 )
             )
@@ -214,7 +214,7 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
             Reason(
                 "no_agreement",
                 "No placement of the query was found on which the tie points agree more than by "
-                f"chance (evidence {found:.1f}, needed about 6).",
+                f"chance (evidence {found:.1f}).",
                 {"evidence": found},
             ),
             candidates=len(verified),
@@ -291,9 +291,9 @@ def judge(
         reasons.append(
             Reason(
                 "low_confidence",
-                f"The probability that the transform is right is {confidence:.2f}: {evidence.kept} of "
-                f"{evidence.measured} tie points agree (evidence {evidence.agreement:.1f}, next best "
-                f"placement {evidence.runner_up:.1f}).",
+                f"The probability that the transform is right is {confidence:.2f}: {evidence.kept} "
+                f"of {evidence.measured} tie points agree (evidence {evidence.agreement:.1f}, next "
+                f"best placement {evidence.runner_up:.1f}).",
                 {"confidence": confidence, **{k: float(v) for k, v in evidence._asdict().items()}},
             )
         )
@@ -310,8 +310,8 @@ def judge(
         reasons.append(
             Reason(
                 "imprecise",
-                f"Tie points scatter by {fit.scale:.1f} px and {evidence.kept} of them do not average "
-                f"that out: expect errors of {imprecise:.1f} px.",
+                f"Tie points scatter by {fit.scale:.1f} px and {evidence.kept} of them do not "
+                f"average that out: expect errors of {imprecise:.1f} px.",
                 {"scatter_px": fit.scale, "expected_px": float(imprecise)},
             )
         )
@@ -340,18 +340,14 @@ def refine(
     factors = factors or [finest]
     placement: Transform = Transform("affine", matrix)
     rows, fit, agreement = None, None, 0.0
-    allowed = MODELS if options.model == "auto" else MODELS[: MODELS.index(options.model) + 1]
-    if options.model == "auto":
-        allowed = MODELS
-    elif options.model != "auto":
-        allowed = (options.model,)
+    allowed = MODELS if options.model == "auto" else (options.model,)
     passes = [(f, FIRST_RADIUS_PX) for f in factors] + [(factors[-1], LAST_RADIUS_PX)]
     for number, (factor, radius) in enumerate(passes):
         last = number == len(passes) - 1
         measured = _measure_level(pair, rect, placement, factor, radius, both=True)
         if measured is None:
             break
-        moved = (placement_inverse(placement, measured.placed) - measured.xy) / factor
+        moved = (placement.invert(measured.placed) - measured.xy) / factor
         agreed = consensus(
             measured.xy / factor,
             moved,
@@ -395,11 +391,6 @@ def refine(
     return rows, fit, agreement
 
 
-def placement_inverse(placement: Transform, xy: FloatArray) -> FloatArray:
-    """Reference pixels whose placed position is `xy`."""
-    return placement.invert(xy)
-
-
 def _measure_level(
     pair: PairReader,
     rect: classic.Rect,
@@ -409,7 +400,7 @@ def _measure_level(
     *,
     both: bool,
 ) -> TiePointRows | None:
-    x, y, w, h = rect
+    w, h = rect[2:]
     lattice = (max(16, round(h / factor)), max(16, round(w / factor)))
     smallest = min(lattice)
     template = min(TEMPLATE_PX, 2 * max(6, smallest // 5))
@@ -554,7 +545,7 @@ def _whole_query(pair: PairReader) -> tuple[Any, Any]:
 def pair_reader(
     reference: RasterSource, query: RasterSource, options: Options
 ) -> tuple[PairReader | None, FloatArray | None, Reason | None]:
-    """Readers of both rasters, the georeference between them, and its matrix where it is one."""
+    """Readers of both rasters, the matrix of the georeference where it is one, or the problem."""
     from rsfuse.geo.grid import Window, pixel_mapping
     from rsfuse.geo.warp import read_mapped
 
@@ -562,12 +553,12 @@ def pair_reader(
     h0, w0 = reference.shape
     h1, w1 = query.shape
     linear: FloatArray | None = np.eye(3)
+    base: classic.Points
     if options.prior is not None:
         prior = options.prior
         linear = prior
 
-        def base(xy: FloatArray) -> FloatArray:
-            return apply_matrix(prior, xy)
+        base = Transform("homography", prior).apply
     elif (
         reference.is_georeferenced
         and query.is_georeferenced
@@ -576,10 +567,7 @@ def pair_reader(
         base = pixel_mapping(reference.geobox, query.geobox)
         linear = _straight(base, (h0, w0))
     else:
-
-        def base(xy: FloatArray) -> FloatArray:
-            return np.asarray(xy, np.float64)
-
+        base = Transform("shift", np.eye(3)).apply
     edge = np.linspace(0, 1, 9)
     one, zero = np.ones(9), np.zeros(9)
     border = np.concatenate(

@@ -109,8 +109,8 @@ class MatchResult:
         transform: Reference pixels -> query pixels; None when refused without a guess.
         covariance: (P, P) of the parameters of the matrix.
         tie_points: All measured tie points, kept or not.
-        before_px: (N,) distance of kept tie points from where georeference alone, or the same pixel,
-            would have them; None where that says nothing.
+        before_px: (N,) distance of kept tie points from where georeference alone, or the same
+            pixel, would have them; None where that says nothing.
         diagnostics: Times, evidence, scores of models.
         reference: The reference that was matched.
         query: The query that was matched.

@@ -184,10 +184,8 @@ def fit_transform(
             fits[model] = found
     if "smooth" in models:
         base = next((m for m in ("affine", "similarity", "shift") if m in fits), None)
-        if base is None:
-            found = _reweighted("affine", xy0, xy1, weights, tolerance)
-        else:
-            found = fits[base]
+        whole = fits.get(base or "")
+        found = whole or _reweighted("affine", xy0, xy1, weights, tolerance)
         if found is not None:
             field = _field_fit(xy0, xy1, weights, found[0].base, area, tolerance)
             if field is not None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from rsfuse.matching.structure import ComplexImage, FloatImage, Mask, structure_channels
+from rsfuse.matching.structure import FloatImage, Mask, structure_channels
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -48,13 +48,11 @@ class View(NamedTuple):
         image: (C, h, w) reduced.
         valid: (h, w).
         factor: Full-resolution pixels per reduced pixel, (x, y).
-        speckled: Whether the full-resolution image is a radar image.
     """
 
     image: FloatImage
     valid: Mask
     factor: tuple[float, float]
-    speckled: bool
 
 
 def search(
@@ -80,7 +78,7 @@ def search(
         max_shift: Largest shift of the reference's centre, reduced pixels; None for no limit.
         origin: Where the query's corner lies by its georeference, reduced pixels.
     """
-    ref = structure_channels(reference.image, reference.valid, speckled=reference.speckled)
+    ref = structure_channels(reference.image, reference.valid)
     side = max(*reference.valid.shape, *(int(s) for s in query.valid.shape))
     size = fft.next_fast_len(int(1.5 * side))
     canvas = np.zeros((2, size, size), np.complex64)
@@ -96,7 +94,7 @@ def search(
         mode = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
         image = np.stack([cv2.resize(b, size1, interpolation=mode) for b in query.image])
         valid = cv2.resize(query.valid.astype(np.uint8), size1, interpolation=cv2.INTER_NEAREST)
-        channels = structure_channels(image, valid.astype(bool), speckled=query.speckled)
+        channels = structure_channels(image, valid.astype(bool))
         parts = np.moveaxis(channels.z, 0, -1)
         planes = np.ascontiguousarray(parts).view(np.float32)  # (h, w, 4)
         found = []

@@ -25,7 +25,7 @@ def as_points(xy: npt.ArrayLike) -> FloatArray:
     return points.reshape(-1, 2)
 
 
-def apply_matrix(matrix: FloatArray, xy: npt.ArrayLike) -> FloatArray:
+def apply_matrix(matrix: npt.NDArray[Any], xy: npt.ArrayLike) -> FloatArray:
     """(N, 2) points through a (3, 3) matrix; points behind the horizon become NaN."""
     points = as_points(xy)
     homogeneous = points @ matrix[:, :2].T + matrix[:, 2]
@@ -35,7 +35,7 @@ def apply_matrix(matrix: FloatArray, xy: npt.ArrayLike) -> FloatArray:
     return np.where(w > 0, mapped, np.nan)
 
 
-def jacobian_of(matrix: FloatArray, xy: npt.ArrayLike) -> FloatArray:
+def jacobian_of(matrix: npt.NDArray[Any], xy: npt.ArrayLike) -> FloatArray:
     """(N, 2, 2) derivative of a (3, 3) matrix at points."""
     points = as_points(xy)
     h = points @ matrix[:, :2].T + matrix[:, 2]
@@ -49,7 +49,7 @@ def jacobian_of(matrix: FloatArray, xy: npt.ArrayLike) -> FloatArray:
 
 def rotation_scale_of(matrix: FloatArray, at: npt.ArrayLike = (0.0, 0.0)) -> tuple[float, float]:
     """Rotation in degrees (clockwise on the screen) and scale of a matrix near a point."""
-    a = jacobian_of(matrix, [at])[0]
+    a = jacobian_of(matrix, as_points(at))[0]
     rotation = float(np.degrees(np.arctan2(a[1, 0] - a[0, 1], a[0, 0] + a[1, 1])))
     return rotation, float(np.sqrt(abs(np.linalg.det(a))))
 
@@ -132,7 +132,7 @@ class Transform:
     def invert(self, xy: npt.ArrayLike, *, steps: int = 20) -> FloatArray:
         """(N, 2) reference pixels of (N, 2) query pixels; by fixed point for a field."""
         points = as_points(xy)
-        back = np.linalg.inv(self.base)
+        back = np.asarray(np.linalg.inv(self.base), np.float64)
         found = apply_matrix(back, points)
         if self.field is None:
             return found

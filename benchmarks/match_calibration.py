@@ -1,0 +1,127 @@
+"""Fit the weights of `rsfuse.matching.trust` on true and constructed wrong pairs.
+
+    python benchmarks/match_calibration.py DATASET [DATASET ...] --limit 60 --workers 2 -o calibration.json
+
+The cases are those of the protocol `trust`: true pairs, pairs of strangers, and pairs cut so that
+nothing is shared. The features are stored, so that a later fit needs no new matching.
+"""
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+
+def features_of(case):
+    """Features and outcome of one case; None where the matcher found no placement at all."""
+    import cv2
+
+    from rsfuse.matching import trust
+    from rsfuse.matching.predict import match
+    from rsfuse.matching.protocols import Answer, measure_trust
+
+    cv2.setNumThreads(1)
+    results = []
+
+    def matcher(image0, image1):
+        result = match(image0, image1, threads=1)
+        results.append(result)
+        if result.transform is None:
+            return Answer(None, status="refused")
+        ties = result.tie_points
+        # Judged whatever its status: the weights must not depend on those in use.
+        return Answer(
+            result.transform.apply, ties.xy0, ties.xy1, ties.probability, "ok", result.confidence
+        )
+
+    record = measure_trust(case, matcher)
+    result = results[0]
+    found = result.diagnostics.get("evidence")
+    if not isinstance(found, dict):
+        return None
+    evidence = trust.Evidence(**found)
+    right = bool(record["correct"])
+    ties = []
+    if right:
+        # Without the factor that the whole result contributes, on the scale of logits.
+        p = np.clip(np.array(record["tie_probability"]) / max(result.confidence, 1e-6), 1e-6, 1)
+        p = np.minimum(p, 1 - 1e-6)
+        ties = np.column_stack([np.log(p / (1 - p)), record["tie_correct"]])[::3].tolist()
+    return {
+        "id": case.id,
+        "group": case.pair.group,
+        "kind": case.kind,
+        "right": right,
+        "grid_error_px": record["grid_error_px"],
+        "features": trust.pair_features(evidence).tolist(),
+        "evidence": evidence._asdict(),
+        "ties": ties,
+    }
+
+
+def logistic_fit(features, outcome, *, ridge=1e-2, steps=200):
+    """Weights of a logistic regression, intercept first, by Newton's method."""
+    design = np.column_stack([np.ones(len(features)), features])
+    weights = np.zeros(design.shape[1])
+    for _ in range(steps):
+        p = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
+        gradient = design.T @ (p - outcome) + ridge * np.r_[0.0, weights[1:]]
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge * np.eye(len(weights))
+        step = np.linalg.solve(hessian, gradient)
+        weights = weights - step
+        if np.abs(step).max() < 1e-8:
+            break
+    return weights
+
+
+def main():
+    """Collect, fit, print."""
+    from rsfuse.matching import metrics, trust
+    from rsfuse.matching.data import read_pairs
+    from rsfuse.matching.protocols import trust_cases
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("datasets", nargs="+", type=Path)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    cases = [
+        case
+        for dataset in arguments.datasets
+        for case in trust_cases(read_pairs(dataset, limit=arguments.limit), 1, False)
+    ]
+    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+        rows = [row for row in pool.map(features_of, cases, chunksize=1) if row is not None]
+    outcome = np.array([r["right"] for r in rows], float)
+    features = np.array([r["features"] for r in rows])
+    pair_weights = logistic_fit(features, outcome)
+    ties = np.array([t for r in rows for t in r["ties"]])
+    tie_weights = logistic_fit(ties[:, :-1], ties[:, -1])
+    # A line on the old logit is a line on its features.
+    old = np.array(trust.TIE_POINT_WEIGHTS)
+    rescaled = tie_weights[1] * old + tie_weights[0] * np.eye(len(old))[0]
+    p = 1 / (1 + np.exp(-(np.column_stack([np.ones(len(features)), features]) @ pair_weights)))
+    q = 1 / (1 + np.exp(-(np.column_stack([np.ones(len(ties)), ties[:, :-1]]) @ tie_weights)))
+    summary = {
+        "cases": len(cases),
+        "placements": len(rows),
+        "right": int(outcome.sum()),
+        "pair_weights": [round(float(w), 3) for w in pair_weights],
+        "tie_point_weights": [round(float(w), 3) for w in rescaled],
+        "pair_auroc": metrics.auroc(p, outcome.astype(bool)),
+        "pair_ece": metrics.expected_calibration_error(p, outcome.astype(bool)),
+        "tie_auroc": metrics.auroc(q, ties[:, -1].astype(bool)),
+        "tie_ece": metrics.expected_calibration_error(q, ties[:, -1].astype(bool)),
+        "tie_right": float(ties[:, -1].mean()),
+    }
+    print(json.dumps(summary, indent=2))
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps({**summary, "rows": rows}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
