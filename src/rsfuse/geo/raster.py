@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -156,7 +156,7 @@ class RasterSource:
         self.radiometry = about.radiometry
         self.notes = about.notes
         self.block = about.block
-        self.colours = dict(about.colours)
+        self.colours: Mapping[int, Sequence[int]] = dict(about.colours)
 
     def __repr__(self) -> str:
         h, w = self.shape
