@@ -154,7 +154,7 @@ def write_cog(
             "pixels of the class would be read as missing",
             "choose a nodata value that no class has",
         )
-    with atomic_path(path) as whole, _explained(path):
+    with atomic_path(path) as whole, explained(path):
         scratch = whole.with_name(f"{whole.name}.scratch.tif")
         with tiled_writer(
             scratch,
@@ -185,9 +185,9 @@ def cog_from_tiff(
     *,
     overviews: Overviews = True,
 ) -> None:
-    """Turn a finished tiled GeoTIFF into a cloud-optimised one, atomically, and remove it.
+    """Turn a finished tiled GeoTIFF into a cloud-optimised one, atomically.
 
-    Band names, tags, palette, nodata and mask are kept. The temporary file stays where this fails.
+    Band names, tags, palette, nodata and mask are kept. The temporary file is left to the caller.
 
     Args:
         temporary: A file that `tiled_writer` wrote.
@@ -197,11 +197,10 @@ def cog_from_tiff(
     Raises:
         OutputError: The file cannot be written, or the temporary file is not whole.
     """
-    with atomic_path(path) as whole, _explained(path):
-        with _opened(temporary) as file:
+    with atomic_path(path) as whole, explained(path):
+        with opened(temporary) as file:
             is_classes = "class_names" in file.tags() or file.colorinterp[0] == ColorInterp.palette
         _copy_to_cog(Path(temporary), whole, _resampling(overviews, is_classes=is_classes))
-    Path(temporary).unlink()
 
 
 @contextmanager
@@ -517,7 +516,7 @@ def rewrite_geotransform(source_path: str | Path, out_path: str | Path, geobox: 
         RasterError: The source cannot be opened.
         OutputError: The file cannot be written.
     """
-    with atomic_path(out_path) as whole, _explained(out_path):
+    with atomic_path(out_path) as whole, explained(out_path):
         scratch = whole.with_name(f"{whole.name}.scratch.tif")
         with _source(source_path) as source, gdal_settings(GDAL_TIFF_INTERNAL_MASK="YES"):
             if (source.height, source.width) != tuple(geobox.shape):
@@ -565,7 +564,7 @@ def _copy_with_grid(source: Any, scratch: Path, geobox: GeoBox) -> None:
 
 def _copy_to_cog(source: Path, target: Path, resampling: str | None) -> None:
     """Copy a whole GeoTIFF with the COG driver and make sure that both are whole."""
-    _check_whole(source)
+    check_whole(source)
     options = {
         "COMPRESS": "DEFLATE",
         "PREDICTOR": "YES",
@@ -575,15 +574,23 @@ def _copy_to_cog(source: Path, target: Path, resampling: str | None) -> None:
     }
     if resampling is not None:
         options["OVERVIEW_RESAMPLING"] = resampling.upper()
-    with gdal_settings(GDAL_TIFF_INTERNAL_MASK="YES"), _opened(source) as file:
+    with gdal_settings(GDAL_TIFF_INTERNAL_MASK="YES"), opened(source) as file:
         rasterio.shutil.copy(file, target, driver="COG", **options)
-    _check_whole(target)
+    check_whole(target)
 
 
-def _check_whole(path: Path) -> None:
-    """Look for blocks that are missing: GDAL does not report what fails while a file is closed."""
+def check_whole(path: Path) -> None:
+    """Make sure that everything reached the file: GDAL does not report what fails as it closes.
+
+    Args:
+        path: A finished tiled GeoTIFF.
+
+    Raises:
+        OSError: Something is missing, or there was no room for it.
+        RasterioError: It cannot be read back.
+    """
     size = path.stat().st_size
-    with _opened(path) as file:
+    with opened(path) as file:
         height, width = file.block_shapes[0]
         for row in range(-(-file.height // height)):
             for column in range(-(-file.width // width)):
@@ -591,11 +598,23 @@ def _check_whole(path: Path) -> None:
                 start = file.get_tag_item(f"BLOCK_OFFSET_{name}", "TIFF", bidx=1)
                 length = file.get_tag_item(f"BLOCK_SIZE_{name}", "TIFF", bidx=1)
                 if start is None or length is None or int(start) + int(length) > size:
-                    raise RasterioIOError(f"block {name} of {path.name} is missing after writing")
+                    raise RasterioIOError(f"block {name} of the file is missing after writing")
+        count = -(-file.height // height) * -(-file.width // width)
+        block_bytes = height * width * file.count * np.dtype(file.dtypes[0]).itemsize
+        # The blocks of a mask have no such tags. They are small: all of them are decoded.
+        if MaskFlags.per_dataset in file.mask_flag_enums[0]:
+            for _, window in file.block_windows(1):
+                file.read_masks(1, window=window)
+    # Directories are rewritten last, and where that fails an old one that is valid stays. It can
+    # have failed only without room for the largest thing to write: a block, or a directory.
+    with path.open("r+b") as appended:
+        appended.seek(0, os.SEEK_END)
+        appended.write(bytes(block_bytes + 32 * count + 2**16))
+        appended.truncate(size)
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
+def opened(path: str | Path) -> Iterator[Any]:
     """An open raster, without a word about a missing georeference."""
     with gdal_settings():
         with no_georeference_warnings():
@@ -613,12 +632,12 @@ def _source(path: str | Path) -> Iterator[Any]:
     """
     with ExitStack() as stack:
         with reading(str(path)):
-            file = stack.enter_context(_opened(path))
+            file = stack.enter_context(opened(path))
         yield file
 
 
 @contextmanager
-def _explained(path: str | Path) -> Iterator[None]:
+def explained(path: str | Path) -> Iterator[None]:
     """What GDAL raises while it writes becomes an `OutputError`."""
     try:
         yield
@@ -774,7 +793,7 @@ def _write_features(
         layer_options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_LONLAT_DECIMALS)}
     # In memory first: a GeoPackage whose index meets a full disk is closed without an error.
     content = io.BytesIO()
-    with _explained(path), warnings.catch_warnings():
+    with explained(path), warnings.catch_warnings():
         # Pixel coordinates have no CRS on purpose.
         warnings.filterwarnings("ignore", message="'crs' was not provided")
         pyogrio.raw.write(
