@@ -116,6 +116,7 @@ class _Description:
     colours: tuple[tuple[int, tuple[int, int, int]], ...] = ()
     path: str | None = None
     stamp: str = ""
+    unplaced: Affine | None = None  # a geotransform that lacks its CRS
 
 
 class RasterSource:
@@ -427,7 +428,7 @@ def _placed(about: _Description, transform: Affine | None, crs: Any) -> _Descrip
         return about
     if transform is not None and crs is None and about.geobox.crs is None:
         return about  # a place on an unknown map is no place
-    affine = transform
+    affine = about.unplaced if transform is None else transform
     if affine is None:
         affine = about.geobox.affine
         if not about.is_georeferenced:
@@ -638,6 +639,7 @@ def _described(
         colours=tuple(table.items()),
         path=name,
         stamp=_stamp(name),
+        unplaced=None if located or dataset.transform.is_identity else dataset.transform,
     )
     return about, reader
 
