@@ -1,0 +1,175 @@
+"""Masks from elsewhere end in the one valid mask."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyogrio.raw
+import pyproj
+import pytest
+import shapely
+from affine import Affine
+
+from rsfuse.errors import GridError, RasterError
+from rsfuse.geo.grid import Window
+from rsfuse.geo.raster import open_raster
+
+Write = Callable[..., Path]
+LEFT, TOP = 500_000.0, 5_400_000.0
+
+
+@pytest.fixture
+def image(write_raster: Write) -> Path:
+    """40 x 60 pixels of 10 m."""
+    return write_raster(np.ones((40, 60), np.uint8), "image.tif")
+
+
+def write_polygons(path: Path, shapes: list[shapely.Geometry], crs: str | None) -> Path:
+    kinds = {shape.geom_type for shape in shapes}
+    pyogrio.raw.write(
+        path,
+        geometry=np.array(shapely.to_wkb(shapes)),
+        field_data=[],
+        fields=[],
+        crs=crs,
+        geometry_type=kinds.pop() if len(kinds) == 1 else "Unknown",
+    )
+    return path
+
+
+def on_map(column: float, row: float, right: float, bottom: float) -> shapely.Polygon:
+    """A rectangle of image pixels on the map."""
+    return shapely.box(LEFT + 10 * column, TOP - 10 * bottom, LEFT + 10 * right, TOP - 10 * row)
+
+
+def box_mask(column: int, row: int, right: int, bottom: int) -> np.ndarray:
+    mask = np.zeros((40, 60), bool)
+    mask[row:bottom, column:right] = True
+    return mask
+
+
+def test_mask_on_the_same_grid_is_usable_where_not_zero(image: Path, write_raster: Write) -> None:
+    mask = box_mask(5, 3, 30, 20)
+    path = write_raster(mask.astype(np.uint8) * 255, "mask.tif")
+    with open_raster(image, mask=path) as source:
+        np.testing.assert_array_equal(source.read().valid, mask)
+        np.testing.assert_array_equal(source.read(Window(2, 1, 10, 10)).valid, mask[1:11, 2:12])
+
+
+def test_nodata_of_a_mask_is_not_usable(image: Path, write_raster: Write) -> None:
+    mask = np.where(box_mask(5, 3, 30, 20), 1, 7).astype(np.uint8)
+    path = write_raster(mask, "mask.tif", nodata=7)
+    np.testing.assert_array_equal(open_raster(image, mask=path).read().valid, mask == 1)
+
+
+def test_mask_on_a_coarser_grid_is_taken_by_its_nearest_pixel(
+    image: Path, write_raster: Write
+) -> None:
+    coarse = np.zeros((10, 10), np.uint8)
+    coarse[2:5, 3:7] = 1  # 40 m pixels that begin 40 m left of the image
+    path = write_raster(coarse, "mask.tif", transform=(40.0, 0, LEFT - 40, 0, -40.0, TOP))
+    expected = box_mask(8, 8, 24, 20)
+    np.testing.assert_array_equal(open_raster(image, mask=path).read().valid, expected)
+
+
+def test_mask_in_another_crs_falls_where_it_lies_on_the_ground(
+    image: Path, write_raster: Write
+) -> None:
+    to_lonlat = pyproj.Transformer.from_crs("EPSG:32631", "EPSG:4326", always_xy=True)
+    west, north = to_lonlat.transform(LEFT - 200, TOP + 200)
+    step = 2e-5  # about 1.5 m to 2.2 m
+    size = (400, 600)
+    column, row = np.meshgrid(np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5)
+    back = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32631", always_xy=True)
+    x, y = back.transform(west + column * step, north - row * step)
+    usable = (x > LEFT + 100) & (x < LEFT + 400) & (y < TOP - 50) & (y > TOP - 300)
+    path = write_raster(
+        usable.astype(np.uint8), "mask.tif", crs="EPSG:4326",
+        transform=(step, 0, west, 0, -step, north),
+    )  # fmt: skip
+    valid = open_raster(image, mask=path).read().valid
+    np.testing.assert_array_equal(valid, box_mask(10, 5, 40, 30))
+
+
+def test_mask_of_an_array_has_its_size(image: Path) -> None:
+    mask = box_mask(1, 2, 3, 4)
+    np.testing.assert_array_equal(open_raster(image, mask=mask).read().valid, mask)
+    with pytest.raises(GridError, match="60 x 41"):
+        open_raster(image, mask=np.ones((41, 60)))
+
+
+def test_mask_is_respected_by_reduced_reads(image: Path, write_raster: Write) -> None:
+    mask = box_mask(8, 4, 32, 20)
+    path = write_raster(mask.astype(np.uint8), "mask.tif")
+    reduced = open_raster(image, mask=path).read(shape=(10, 15))
+    np.testing.assert_array_equal(reduced.valid, mask[::4, ::4])
+
+
+def test_pixels_are_valid_inside_of_polygons(image: Path, tmp_path: Path) -> None:
+    path = write_polygons(
+        tmp_path / "aoi.gpkg", [on_map(5, 3, 30, 20), on_map(40, 30, 50, 35)], "EPSG:32631"
+    )
+    expected = box_mask(5, 3, 30, 20) | box_mask(40, 30, 50, 35)
+    with open_raster(image, mask=path) as source:
+        np.testing.assert_array_equal(source.read().valid, expected)
+        window = Window(20, 10, 40, 40)
+        part = np.zeros((40, 40), bool)
+        part[:30] = expected[10:, 20:]
+        np.testing.assert_array_equal(source.read(window).valid, part)
+        np.testing.assert_array_equal(
+            source.read(Window(40, 30, 20, 10), shape=(2, 4)).valid,
+            [[True, True, False, False], [False, False, False, False]],
+        )
+
+
+def test_polygons_in_another_crs_with_holes_and_parts(image: Path, tmp_path: Path) -> None:
+    to_lonlat = pyproj.Transformer.from_crs("EPSG:32631", "EPSG:4326", always_xy=True)
+    ring = on_map(4, 4, 36, 36).difference(on_map(10, 10, 20, 20))
+    both = shapely.MultiPolygon([ring, on_map(50, 5, 55, 10)])
+    lonlat = shapely.transform(
+        both, lambda p: np.column_stack(to_lonlat.transform(p[:, 0], p[:, 1]))
+    )
+    path = write_polygons(tmp_path / "aoi.geojson", [lonlat], "EPSG:4326")
+    expected = (box_mask(4, 4, 36, 36) & ~box_mask(10, 10, 20, 20)) | box_mask(50, 5, 55, 10)
+    np.testing.assert_array_equal(open_raster(image, mask=path).read().valid, expected)
+
+
+def test_polygons_on_an_image_without_georeference_are_in_its_pixels(
+    plain_image: Path, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match="crs"):
+        path = write_polygons(tmp_path / "aoi.gpkg", [shapely.box(3, 2, 9, 7)], None)
+    expected = np.zeros((32, 48), bool)
+    expected[2:7, 3:9] = True
+    np.testing.assert_array_equal(open_raster(plain_image, mask=path).read().valid, expected)
+
+
+def test_file_without_polygons_leaves_nothing(image: Path, tmp_path: Path) -> None:
+    path = write_polygons(tmp_path / "aoi.gpkg", [shapely.Point(LEFT + 5, TOP - 5)], "EPSG:32631")
+    assert not open_raster(image, mask=path).read().valid.any()
+
+
+def test_polygons_with_a_crs_do_not_fit_an_image_without(plain_image: Path, tmp_path: Path) -> None:
+    path = write_polygons(tmp_path / "aoi.gpkg", [shapely.box(0, 0, 1, 1)], "EPSG:4326")
+    with pytest.raises(GridError, match="only one"):
+        open_raster(plain_image, mask=path)
+
+
+def test_missing_or_damaged_mask_is_refused(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.gpkg").write_text("text")
+    for name in ("none.gpkg", "text.gpkg", "none.tif"):
+        with pytest.raises(RasterError, match=name):
+            open_raster(image, mask=tmp_path / name)
+
+
+def test_mask_travels_by_pickle(image: Path, write_raster: Write, tmp_path: Path) -> None:
+    import pickle
+
+    mask = box_mask(5, 3, 30, 20)
+    raster = write_raster(
+        mask.astype(np.uint8), "mask.tif", transform=tuple(Affine(10, 0, LEFT, 0, -10, TOP))[:6]
+    )
+    polygons = write_polygons(tmp_path / "aoi.gpkg", [on_map(5, 3, 30, 20)], "EPSG:32631")
+    for path in (raster, polygons):
+        source = pickle.loads(pickle.dumps(open_raster(image, mask=path)))
+        np.testing.assert_array_equal(source.read().valid, mask)
