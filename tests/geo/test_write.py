@@ -154,6 +154,15 @@ def test_classes_have_colours_and_names_and_keep_their_ids_in_overviews(tmp_path
         np.testing.assert_array_equal(file.read(1), classes)
 
 
+def test_classes_without_colours_keep_their_ids_in_overviews(tmp_path: Path) -> None:
+    classes = np.zeros((1100, 1100), np.uint8)
+    classes[:, 1::3] = 2
+    write_cog(tmp_path / "a.tif", classes, class_names=("water", "forest", "built"))
+    with opened(tmp_path / "a.tif") as file:
+        assert file.colorinterp[0] != ColorInterp.palette
+        assert set(np.unique(file.read(1, out_shape=(275, 275)))) <= {0, 2}
+
+
 def test_overviews_can_average_or_be_left_out(tmp_path: Path) -> None:
     stripes = np.zeros((1100, 1100), np.uint8)
     stripes[:, 1::2] = 200
