@@ -1,6 +1,6 @@
 """Fit the weights of `rsfuse.matching.trust` on true and constructed wrong pairs.
 
-    python benchmarks/match_calibration.py DATASET [DATASET ...] --limit 60 --workers 2 -o calibration.json
+    python benchmarks/match_calibration.py DATASET... --limit 60 --workers 2 -o out.json
 
 The cases are those of the protocol `trust`: true pairs, pairs of strangers, and pairs cut so that
 nothing is shared. The features are stored, so that a later fit needs no new matching.

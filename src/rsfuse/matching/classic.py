@@ -32,8 +32,8 @@ TILE_PX = 640
 MAX_TILES = 144  # measured at each level of a scene; spread evenly
 LEVEL_STEP = 3.0  # between the levels of a scene
 CANDIDATES = 8
-VERIFY_CELLS = 11  # keypoints along the long side when candidates are verified
-CLEAR_EVIDENCE = 40.0  # agreement beyond which further candidates are not looked at
+VERIFY_CELLS = 14  # keypoints along the long side when candidates are verified
+CLEAR_EVIDENCE = 15.0  # agreement beyond which further candidates are not looked at
 FEWEST_VERIFIED = 3  # but so many always are: the rest of the pair is its null distribution
 
 
@@ -183,14 +183,20 @@ def verify(pair: PairReader, candidate: Candidate, rng: np.random.Generator) -> 
         points = points[other.valid[points[:, 1].astype(int), points[:, 0].astype(int)]]
         moved = measure_padded(own, other, points, template=side, radius=radius)
         agreed = consensus(
-            moved.xy, moved.shift, moved.probability, radius=radius, tolerance=2.0, rng=rng
+            moved.xy,
+            moved.shift,
+            moved.probability,
+            radius=radius,
+            tolerance=2.0,
+            template=side,
+            rng=rng,
         )
         result = Verified(matrix, agreed, candidate, len(moved.xy))
         if best is None or agreed.evidence >= 0.8 * best.consensus.evidence:
             lift = np.diag([w / shape[1], h / shape[0], 1.0])
             matrix = matrix @ lift @ agreed.matrix @ np.linalg.inv(lift)
             best = result._replace(matrix=matrix)
-        if agreed.evidence < 1.0:
+        if agreed.evidence < 0.3:
             break
     assert best is not None
     return best

@@ -319,7 +319,7 @@ def _numbers(result: MatchResult) -> dict[str, Any]:
         "held_out_px": result.held_out_px,
         "before_px": before,
         "before_m": in_metres(before),
-        "after_m": in_metres(result.held_out_px),
+        "after_m": in_metres(after),
         "expected_error_px": _expected_error_px(result),
         "map_correction": map_correction(result),
     }
@@ -460,7 +460,7 @@ def write_displacement(result: MatchResult, path: Path) -> None:
     xy = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
     field = (result.transform.apply(xy) - xy).T.reshape(2, *shape).astype(np.float32)
     reference = result.reference.geobox
-    grid = Box(shape, reference.affine * Affine.scale(*scale), reference.crs)
+    grid = Box(shape, reference.affine @ Affine.scale(*scale), reference.crs)
     write_cog(path, field, geobox=grid, nodata=None, bands=("dx_px", "dy_px"))
 
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 MODELS = ("shift", "similarity", "affine", "homography", "smooth")
 METHODS = ("auto", "classic")
 SMALLEST_SIDE_PX = 32
+CLEAR_EVIDENCE = 6.0  # a placement so well supported is not doubted before refinement
+REFINED_MOST = 3  # so many placements are refined where none is clear
 KEYPOINTS = 500  # per image and pass; a scene spreads them over its tiles
 SCENE_KEYPOINTS = 2400
 FIRST_RADIUS_PX = 10
@@ -206,9 +208,9 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
         looked = classic.verify_all(pair, candidates, rng)
         stages.mark("verification")
         verified = sorted(verified + looked, key=lambda v: -v.consensus.evidence)
-        if verified and verified[0].consensus.evidence > 15.0:
+        if verified and verified[0].consensus.evidence > CLEAR_EVIDENCE:
             break
-    if not verified or verified[0].consensus.evidence < 1.0:
+    if not verified or verified[0].consensus.evidence < 0.3:
         found = verified[0].consensus.evidence if verified else 0.0
         return refuse(
             Reason(
@@ -219,9 +221,15 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
             ),
             candidates=len(verified),
         )
-    best = verified[0]
-    runner_up = _runner_up(verified, pair.shape0)
-    rows, fit, agreement = refine(pair, best.matrix, options, rng, stages)
+    # Where the reduced lattice does not decide, full resolution does.
+    close = verified[: 1 if verified[0].consensus.evidence > CLEAR_EVIDENCE else REFINED_MOST]
+    refined = [(v, *refine(pair, v.matrix, options, rng, stages)) for v in close]
+    refined.sort(key=lambda r: -r[3])
+    best, rows, fit, agreement = refined[0]
+    runner_up = max(
+        _runner_up([best, *(v for v in verified if v is not best)], pair.shape0),
+        max((r[3] for r in refined[1:] if _differ(r[0], best, pair.shape0)), default=0.0),
+    )
     if fit is None:
         return refuse(
             Reason(
@@ -354,6 +362,7 @@ def refine(
             measured.measured.probability,
             radius=radius,
             tolerance=1.5 if last else 2.0,
+            template=_template(rect, factor),
             rng=rng,
         )
         if agreed.inliers.sum() < 6:
@@ -391,6 +400,12 @@ def refine(
     return rows, fit, agreement
 
 
+def _template(rect: classic.Rect, factor: float) -> int:
+    """Side of the templates on a lattice: smaller where the lattice is small."""
+    smallest = int(max(16, min(rect[2], rect[3]) / factor))
+    return min(TEMPLATE_PX, 2 * max(6, smallest // 5))
+
+
 def _measure_level(
     pair: PairReader,
     rect: classic.Rect,
@@ -402,8 +417,7 @@ def _measure_level(
 ) -> TiePointRows | None:
     w, h = rect[2:]
     lattice = (max(16, round(h / factor)), max(16, round(w / factor)))
-    smallest = min(lattice)
-    template = min(TEMPLATE_PX, 2 * max(6, smallest // 5))
+    template = _template(rect, factor)
     if max(lattice) <= classic.WHOLE_SIDE_PX:
         spacing = max(10, int(np.sqrt(lattice[0] * lattice[1] / KEYPOINTS)))
         rows = classic.tie_points_in(
@@ -507,14 +521,16 @@ def compose(placed: Transform, pair: PairReader, linear_base: FloatArray | None)
 
 def _runner_up(verified: list[classic.Verified], shape0: tuple[int, int]) -> float:
     """Agreement of the best placement that is really another one."""
+    others = (v for v in verified[1:] if _differ(v, verified[0], shape0))
+    return max((v.consensus.evidence for v in others), default=0.0)
+
+
+def _differ(a: classic.Verified, b: classic.Verified, shape0: tuple[int, int]) -> bool:
+    """Whether two placements put the corners of the reference at different places."""
     h, w = shape0
     corners = np.array([[0, 0], [w, 0], [w, h], [0, h]], float)
-    best = apply_matrix(verified[0].matrix, corners)
-    for other in verified[1:]:
-        gap = np.abs(apply_matrix(other.matrix, corners) - best).mean()
-        if not gap < 0.06 * max(h, w):
-            return other.consensus.evidence
-    return 0.0
+    gap = np.abs(apply_matrix(a.matrix, corners) - apply_matrix(b.matrix, corners)).mean()
+    return not gap < 0.06 * max(h, w)
 
 
 def _ranges(options: Options, georeferenced: bool, shape0: tuple[int, int]) -> list[SearchRange]:

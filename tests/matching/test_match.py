@@ -1,0 +1,95 @@
+"""`rsfuse.match` on arrays with a known answer."""
+
+import cv2
+import numpy as np
+import pytest
+
+import rsfuse
+from rsfuse.errors import ConfigError
+from rsfuse.matching.metrics import grid_errors
+
+
+@pytest.fixture(scope="module")
+def ground() -> np.ndarray:
+    """Fields, roads and blobs: structure at several scales, without symmetry."""
+    rng = np.random.default_rng(3)
+    image = np.zeros((420, 420), np.float32)
+    for _ in range(90):
+        x, y = rng.integers(0, 420, 2)
+        w, h = rng.integers(15, 90, 2)
+        box = cv2.boxPoints(((float(x), float(y)), (float(w), float(h)), float(rng.uniform(0, 90))))
+        cv2.fillPoly(image, [box.astype(np.int32)], float(rng.uniform(0.1, 1.0)))
+    return cv2.GaussianBlur(image, (0, 0), 1.0) + 0.01 * rng.normal(size=image.shape).astype("f4")
+
+
+def moved(image: np.ndarray, angle_deg: float, scale: float, size: int) -> tuple:
+    """A turned and scaled view, and the matrix from the image to it in the corner convention."""
+    a = np.deg2rad(angle_deg)
+    c, s = scale * np.cos(a), scale * np.sin(a)
+    matrix = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
+    middle = image.shape[0] / 2
+    matrix[:2, 2] = size / 2 - matrix[:2, :2] @ [middle + 6.3, middle - 4.2]
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    centred = np.linalg.inv(half) @ matrix @ half
+    view = cv2.warpAffine(image, centred[:2], (size, size), flags=cv2.INTER_CUBIC)
+    return view, matrix
+
+
+@pytest.mark.parametrize(("angle_deg", "scale"), [(0.0, 1.0), (30.0, 1.0), (-115.0, 0.8)])
+def test_a_turned_negative_is_found_to_a_fraction_of_a_pixel(
+    ground: np.ndarray, angle_deg: float, scale: float
+) -> None:
+    view, truth = moved(ground, angle_deg, scale, 240)
+    result = rsfuse.match(ground, 1.0 - np.abs(view) ** 1.5, threads=1)
+    assert result.status == "ok"
+    assert result.transform is not None
+    errors = grid_errors(result.transform.apply, truth, (420, 420), (240, 240))
+    assert errors.mean() < 0.4
+    assert result.confidence > 0.9
+    assert "ok" in str(result)
+    assert "tie points" in str(result)
+
+
+def test_images_of_nothing_in_common_are_never_ok() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        a, b = (cv2.GaussianBlur(rng.normal(size=(200, 200)), (0, 0), 2) for _ in range(2))
+        result = rsfuse.match(a, b, threads=1)
+        assert result.status == "refused"
+        assert result.reasons
+
+
+def test_the_same_input_gives_the_same_answer(ground: np.ndarray) -> None:
+    view, _ = moved(ground, 10.0, 1.0, 240)
+    a, b = (rsfuse.match(ground, view, threads=n) for n in (1, 2))
+    assert a.transform is not None
+    assert b.transform is not None
+    np.testing.assert_array_equal(a.transform.base, b.transform.base)
+    assert a.confidence == b.confidence
+
+
+def test_a_prior_keeps_the_search_near(ground: np.ndarray) -> None:
+    view, truth = moved(ground, 80.0, 1.0, 240)
+    guess = truth.copy()
+    guess[:2, 2] += [7.0, -5.0]
+    result = rsfuse.match(ground, view, prior=guess, threads=1)
+    assert result.transform is not None
+    errors = grid_errors(result.transform.apply, truth, (420, 420), (240, 240))
+    assert errors.mean() < 0.4
+
+
+def test_an_unknown_model_is_an_error(ground: np.ndarray) -> None:
+    with pytest.raises(ConfigError, match="afine"):
+        rsfuse.match(ground, ground, model="afine")
+
+
+def test_errors_of_the_transform_are_honest(ground: np.ndarray) -> None:
+    view, _ = moved(ground, 5.0, 1.0, 300)
+    rng = np.random.default_rng(1)
+    noisy = (view + 0.15 * rng.normal(size=view.shape)).astype(np.float32)
+    result = rsfuse.match(ground, noisy, model="similarity", threads=1)
+    assert result.held_out_px is not None
+    assert result.transform is not None
+    assert result.held_out_px["median"] < 1.0
+    spread = result.standard_error_px([[210.0, 210.0]])[0]
+    assert 0 < spread < 0.2
