@@ -180,7 +180,7 @@ def test_the_fourth_band_of_bytes_is_not_transparency(tmp_path: Path) -> None:
     write_cog(tmp_path / "four.tif", np.ones((4, 5, 6), np.uint8))
     write_cog(tmp_path / "rgb.tif", np.ones((3, 5, 6), np.uint8), bands=("red", "green", "blue"))
     with opened(tmp_path / "four.tif") as file:
-        assert ColorInterp.alpha not in file.colorinterp
+        assert file.colorinterp == (ColorInterp.gray, *[ColorInterp.undefined] * 3)
         assert file.mask_flag_enums[0] == [MaskFlags.all_valid]
     with opened(tmp_path / "rgb.tif") as file:
         assert file.colorinterp == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -245,6 +245,26 @@ def test_a_file_that_lost_its_end_does_not_become_a_cog(
     temporary.write_bytes(content[: len(content) - 100_000])
     with pytest.raises(OutputError, match=r"cannot write .*a\.tif"):
         cog_from_tiff(temporary, tmp_path / "a.tif")
+    assert names_in(tmp_path) == ["work.tif"]
+
+
+def test_a_file_whose_blocks_were_never_written_does_not_become_a_cog(tmp_path: Path) -> None:
+    options = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True}
+    with rasterio.open(
+        tmp_path / "work.tif",
+        "w",
+        driver="GTiff",
+        height=530,
+        width=540,
+        count=1,
+        dtype="uint8",
+        crs=UTM,
+        transform=grid(530, 540).affine,
+        **options,
+    ):
+        pass
+    with pytest.raises(OutputError, match="block 0_0 of the file is missing"):
+        cog_from_tiff(tmp_path / "work.tif", tmp_path / "a.tif")
     assert names_in(tmp_path) == ["work.tif"]
 
 
@@ -580,7 +600,10 @@ def test_a_limit_on_file_size_leaves_nothing_half_written(tmp_path: Path) -> Non
             scratch_size = os.path.getsize(source.name)
             size = resource.RLIM_INFINITY if at_copy is None else at_copy
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-            return copy(source, *arguments, **options)
+            try:
+                return copy(source, *arguments, **options)
+            finally:  # the temporary files of the copy are gone, and there is room again
+                resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
 
         rasterio.shutil.copy = limited
 
@@ -608,7 +631,7 @@ def test_a_limit_on_file_size_leaves_nothing_half_written(tmp_path: Path) -> Non
             write(path)
             whole = path.read_bytes()
             end = len(whole)
-            near_end = [end - 300, end - 20, end - 1]
+            near_end = [end - lost for lost in (500, 300, 200, 100, 50, 20, 1)]
             if path.suffix != ".tif":
                 for size in (100, end // 2, *near_end, end):
                     attempt(name, size)

@@ -600,9 +600,12 @@ def check_whole(path: Path) -> None:
                     raise RasterioIOError(f"block {name} of the file is missing after writing")
         count = -(-file.height // height) * -(-file.width // width)
         block_bytes = height * width * file.count * np.dtype(file.dtypes[0]).itemsize
-    # The blocks of a mask have no such tags; and directories are rewritten last, where a failure
-    # leaves an old one that is valid. Either is lost only without room for the largest thing to
-    # write, a block or a directory: is there room for another?
+        # The blocks of a mask have no such tags. They are small: all of them are decoded.
+        if MaskFlags.per_dataset in file.mask_flag_enums[0]:
+            for _, window in file.block_windows(1):
+                file.read_masks(1, window=window)
+    # Directories are rewritten last, and a failure leaves an old one that is valid. They are lost
+    # only without room for the largest thing to write, a block or a directory: is there room?
     with path.open("r+b") as appended:
         appended.seek(0, os.SEEK_END)
         appended.write(bytes(block_bytes + 32 * count + 2**16))
