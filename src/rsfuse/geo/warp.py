@@ -162,6 +162,7 @@ def warp_raster(
         dtype=dtype,
         nodata=source.nodata if nodata is None else nodata,
         colours=dict(source.colours) or None,
+        radiometry=source.radiometry,
     ) as sink:
         run_tiles(
             plan_tiles(shape, tile=side, halo=0),
