@@ -560,8 +560,8 @@ WRITERS = """
 
     folder = Path(sys.argv[1])
     noise = np.random.default_rng(0)
-    image = noise.integers(1, 4000, (530, 540)).astype(np.uint16)
-    valid = noise.random((530, 540)) > 0.1
+    image = noise.integers(1, 4000, (600, 700)).astype(np.uint16)
+    valid = noise.random((600, 700)) > 0.1
     xy = noise.uniform(0, 90, (2000, 2))
     n = {"n": xy[:, 0]}
     writers = {
