@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -808,3 +810,25 @@ def test_warnings_of_other_code_are_left_alone(plain_image: Path) -> None:
 
 def test_representation_names_the_file_and_its_bands(tiny_raster: Path) -> None:
     assert "tiny.tif: red, nir; 60 x 40 uint16" in repr(open_raster(tiny_raster))
+
+
+def test_reduced_read_of_a_large_file_holds_strips_only(tmp_path: Path) -> None:
+    path = tmp_path / "large.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", width=24_000, height=24_000, count=1, dtype="uint16",
+        tiled=True, sparse_ok=True, bigtiff=True, crs="EPSG:32631", transform=PLACE,
+    ):  # fmt: skip
+        pass
+    code = (
+        "import resource, sys\n"
+        "from rsfuse.geo.raster import open_raster\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "with open_raster(sys.argv[1]) as source:\n"
+        "    source.read(shape=(30, 30))\n"
+        "print(peak())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True, timeout=100
+    )
+    # Interpreter and libraries, GDAL's cache, and a strip in its forms: 8 M pixels x (2 + 4 + 4).
+    assert int(done.stdout) < 600 * 2**20 < 24_000**2 * 2
