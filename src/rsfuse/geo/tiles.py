@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -56,8 +56,12 @@ IN_FLIGHT = 2
 # in float64, the stored one and the one in the order of the file.
 _SINK_BYTES = 4 + 8 + 8 + 8
 
-# Tile sides that a memory ceiling is met with: the largest first.
-_SIDES = (4096, 2048, 1024, 512, 256, 128, 64)
+# Bytes that GDAL holds at most: its block cache, twice, because what it filled in the threads of
+# workers is not given back to the thread that makes the result; and what a format driver takes.
+_GDAL_BYTES = 2 * CACHE_BYTES + 64 * 2**20
+
+# A memory ceiling makes tiles no smaller.
+_SMALLEST_TILE = 64
 
 _log = logging.getLogger(__name__)
 
@@ -131,12 +135,12 @@ class TilePlan:
         """Bytes that the loop and a `RasterSink` hold at most.
 
             (IN_FLIGHT + 1) * workers * (channels * itemsize + 1) * (tile + 2 * halo)^2
-            + 28 * channels * tile^2 + 128 MiB
+            + 28 * channels * tile^2 + 320 MiB
 
         The first term is what each tile in work reads, and what it and each tile that waits hand
-        on, with one byte of mask per pixel; the second is the tile at the sink; the third the cache
-        of GDAL. The size of the scene does not occur. What Python and its libraries take comes on
-        top, about 150 MB.
+        on, with one byte of mask per pixel; the second is the tile at the sink; the third is what
+        GDAL takes, mostly its cache. The size of the scene does not occur. The interpreter and its
+        libraries come on top, about 150 MB.
 
         Args:
             channels: Channels that a step holds per pixel: bands read, or produced, or in between,
@@ -144,15 +148,30 @@ class TilePlan:
             itemsize: Bytes per value.
             workers: Threads.
         """
-        side, core = self.tile + 2 * self.halo, self.tile
-        rows, columns = min(side, self.shape[0]), min(side, self.shape[1])
-        core_rows, core_columns = min(core, self.area.h), min(core, self.area.w)
-        in_flight = min((IN_FLIGHT + 1) * workers, len(self) + workers)
-        return (
-            in_flight * (channels * itemsize + 1) * rows * columns
-            + _SINK_BYTES * channels * core_rows * core_columns
-            + CACHE_BYTES
-        )
+        side, (h, w) = self.tile + 2 * self.halo, self.shape
+        window = min(side, h) * min(side, w)
+        core = min(self.tile, self.area.h) * min(self.tile, self.area.w)
+        held = (IN_FLIGHT + 1) * workers * (channels * itemsize + 1) * window
+        return held + _SINK_BYTES * channels * core + _GDAL_BYTES
+
+    def within(self, memory: int, channels: int, itemsize: int = 4, workers: int = 1) -> "TilePlan":
+        """This plan, with tiles small enough that `memory_bytes` is at most `memory`.
+
+        Raises:
+            InputError: The smallest tiles need more.
+        """
+        plan = self
+        while (needed := plan.memory_bytes(channels, itemsize, workers)) > memory:
+            if plan.tile <= _SMALLEST_TILE:
+                raise InputError(
+                    f"{memory / 1e6:.0f} MB are too little for {channels} channels and {workers} "
+                    "workers",
+                    f"tiles of {plan.tile} pixels with a halo of {plan.halo} take "
+                    f"{needed / 1e6:.0f} MB",
+                    f"use --memory {math.ceil(needed / 1e6)}MB, or fewer workers",
+                )
+            plan = replace(plan, tile=max(_SMALLEST_TILE, plan.tile // 2))
+        return plan
 
 
 def plan_tiles(
@@ -193,35 +212,6 @@ def plan_tiles(
             "check the area of interest: x, y, width, height in pixels",
         )
     return TilePlan((whole.h, whole.w), tile, halo, covered)
-
-
-def tile_for_memory(
-    memory: int, *, channels: int, itemsize: int = 4, halo: int = 64, workers: int = 1
-) -> int:
-    """The largest side of a tile with which the loop stays below a ceiling.
-
-    Args:
-        memory: Bytes, see `TilePlan.memory_bytes`, whose other arguments these are.
-        channels: Channels that a step holds per pixel.
-        itemsize: Bytes per value.
-        halo: Context around a core.
-        workers: Threads.
-
-    Raises:
-        InputError: Not even the smallest tile fits.
-    """
-    needed = 0
-    for side in _SIDES:
-        scene = (side * 64, side * 64)
-        needed = plan_tiles(scene, tile=side, halo=halo).memory_bytes(channels, itemsize, workers)
-        if needed <= memory:
-            return side
-    raise InputError(
-        f"{memory / 1e6:.0f} MB of memory for {channels} channels and {workers} workers",
-        f"tiles of {_SIDES[-1]} pixels with a halo of {halo}, the smallest, take "
-        f"{needed / 1e6:.0f} MB",
-        "allow more memory, or fewer workers",
-    )
 
 
 class TileRun(NamedTuple):
@@ -266,7 +256,8 @@ def run_tiles(
         on_error: "skip" passes over tiles whose step fails; a later call with the manifest tries
             them again. A sink that fails always ends the loop.
         shard: (i, n): the i-th of n parts of the plan, i from 0.
-        progress: Called in this thread with (tiles finished, tiles of this shard).
+        progress: Called in this thread with (tiles finished, tiles of this shard); first with what
+            was finished before.
 
     Raises:
         InputError: The manifest belongs to another run, or the shard does not exist.
@@ -282,6 +273,8 @@ def run_tiles(
     failed: list[tuple[int, str]] = []
     waiting: deque[tuple[Tile, Future[T]]] = deque()
     done = 0
+    if progress is not None:
+        progress(skipped, len(mine))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="rsfuse-tile")
     try:
         while todo or waiting:
