@@ -560,7 +560,7 @@ WRITERS = """
 
     folder = Path(sys.argv[1])
     noise = np.random.default_rng(0)
-    image = noise.integers(1, 4000, (600, 700)).astype(np.uint16)
+    image = noise.integers(1, 4000, (2, 600, 700)).astype(np.uint16)
     valid = noise.random((600, 700)) > 0.1
     xy = noise.uniform(0, 90, (2000, 2))
     n = {"n": xy[:, 0]}
@@ -631,7 +631,7 @@ def test_a_limit_on_file_size_leaves_nothing_half_written(tmp_path: Path) -> Non
             write(path)
             whole = path.read_bytes()
             end = len(whole)
-            near_end = [end - lost for lost in (500, 300, 200, 100, 50, 20, 1)]
+            near_end = [end - lost for lost in (300, 150, 20, 1)]
             if path.suffix != ".tif":
                 for size in (100, end // 2, *near_end, end):
                     attempt(name, size)
