@@ -9,6 +9,7 @@ alpha band is seen beyond this door.
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -21,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp
@@ -457,12 +459,16 @@ def _placed(about: _Description, transform: Affine | None, crs: Any) -> _Descrip
 
 
 def _crs_text(crs: Any) -> Any:
-    """The short name of a CRS where that says the same, else its WKT."""
-    if not hasattr(crs, "to_wkt"):
-        return crs
+    return _short_name(crs.to_wkt()) if hasattr(crs, "to_wkt") else crs
+
+
+@functools.lru_cache(maxsize=256)
+def _short_name(wkt: str) -> str:
+    """The EPSG code of a CRS where it says the same, else the WKT; the search takes a second."""
+    crs = rasterio.crs.CRS.from_wkt(wkt)
     code = crs.to_epsg()
-    same = code is not None and type(crs).from_epsg(code) == crs
-    return f"EPSG:{code}" if same else crs.to_wkt()
+    same = code is not None and rasterio.crs.CRS.from_epsg(code) == crs
+    return f"EPSG:{code}" if same else wkt
 
 
 def _is_usable(affine: Affine) -> bool:
