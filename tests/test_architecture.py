@@ -70,7 +70,7 @@ def test_help_imports_no_verb() -> None:
 
 def test_geo_loads_no_tensor_library() -> None:
     loaded = loaded_by("import rsfuse.geo.raster, rsfuse.geo.tiles, rsfuse.geo.warp")
-    assert loaded & {"torch", "lightning", "matplotlib", "geopandas"} == set()
+    assert loaded & {"torch", "lightning", "matplotlib"} == set()
 
 
 def test_ops_load_no_raster_library() -> None:

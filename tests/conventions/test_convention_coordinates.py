@@ -13,15 +13,15 @@ from rsfuse.geo.warp import read_mapped
 def test_convention_pixel_origin_is_the_outer_corner(tiny_raster: Path) -> None:
     with open_raster(tiny_raster) as source:
         affine = source.geobox.affine
-    assert affine * (0.0, 0.0) == (500_000.0, 5_400_000.0)
-    assert affine * (0.5, 0.5) == (500_005.0, 5_399_995.0)
+    assert affine @ (0.0, 0.0) == (500_000.0, 5_400_000.0)
+    assert affine @ (0.5, 0.5) == (500_005.0, 5_399_995.0)
 
 
 def test_convention_no_crs_means_the_pixel_frame(plain_image: Path) -> None:
     with open_raster(plain_image) as source:
         assert source.geobox.crs is None
         assert source.geobox == pixel_geobox((32, 48))
-        assert source.geobox.affine * (3.5, 1.5) == (3.5, 1.5)
+        assert source.geobox.affine @ (3.5, 1.5) == (3.5, 1.5)
 
 
 def test_convention_points_are_x_y() -> None:

@@ -44,7 +44,7 @@ class ErrorRow:
 
     label: str
     pixels: tuple[str, ...]
-    metres: tuple[str, ...]
+    ground: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class MatchPage:
     @property
     def has_metres(self) -> bool:
         """Whether any error is known on the ground."""
-        return any(cell != wording.NONE for row in self.errors for cell in row.metres)
+        return any(cell != wording.NONE for row in self.errors for cell in row.ground)
 
 
 def match_page(folder: Path, record: RunRecord, *, link_prefix: str = "") -> MatchPage:
@@ -213,7 +213,7 @@ def _error(record: RunRecord, key: str) -> ErrorRow | None:
     return ErrorRow(
         label=labels[key],
         pixels=tuple(wording.pixels(spread.get(name)) for name in SPREADS),
-        metres=tuple(wording.metres(on_ground.get(name)) for name in SPREADS),
+        ground=tuple(wording.metres(on_ground.get(name)) for name in SPREADS),
     )
 
 
@@ -226,7 +226,7 @@ def _in_words(row: ErrorRow | None) -> str | None:
     """The median of a row, on the ground too where that is known."""
     if row is None:
         return None
-    ground = row.metres[0]
+    ground = row.ground[0]
     return row.pixels[0] + ("" if ground == wording.NONE else f" ({ground})")
 
 
@@ -268,7 +268,7 @@ def _tiles(record: RunRecord) -> tuple[Tile, ...]:
 
 
 def _detail(row: ErrorRow, what: str) -> str:
-    return what if row.metres[0] == wording.NONE else f"{row.metres[0]} · {what}"
+    return what if row.ground[0] == wording.NONE else f"{row.ground[0]} · {what}"
 
 
 def _geometry(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
