@@ -19,8 +19,6 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import numpy.typing as npt
-import pyogrio
-import pyogrio.raw
 import pyproj
 import rasterio
 import rasterio.shutil
@@ -75,11 +73,6 @@ _WRITE_ERRORS = (
     RasterioError,
     CPLE_BaseError,
     SystemError,
-    pyogrio.errors.DataSourceError,
-    pyogrio.errors.DataLayerError,
-    pyogrio.errors.FieldError,
-    pyogrio.errors.FeatureError,
-    pyogrio.errors.GeometryError,
 )
 
 
@@ -636,13 +629,18 @@ def _source(path: str | Path) -> Iterator[Any]:
 
 
 @contextmanager
-def explained(path: str | Path) -> Iterator[None]:
-    """What GDAL raises while it writes becomes an `OutputError`."""
+def explained(path: str | Path, *others: type[Exception]) -> Iterator[None]:
+    """What GDAL raises while it writes becomes an `OutputError`.
+
+    Args:
+        path: The result.
+        *others: Further kinds of errors that say so.
+    """
     try:
         yield
     except RsfuseError:
         raise
-    except _WRITE_ERRORS as error:
+    except (*_WRITE_ERRORS, *others) as error:
         raise OutputError(
             f"cannot write {path}: {reason_of(error)}",
             "nothing was left half-written; what was there before is unchanged",
@@ -777,6 +775,8 @@ def _write_features(
     layer: str,
 ) -> None:
     """GeoPackage or GeoJSON of shapes with attributes."""
+    import pyogrio.raw  # takes geopandas and pandas along, where they are installed
+
     suffix = Path(path).suffix.lower()
     if suffix not in _DRIVERS:
         raise InputError(
@@ -792,7 +792,14 @@ def _write_features(
         layer_options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_LONLAT_DECIMALS)}
     # In memory first: a GeoPackage whose index meets a full disk is closed without an error.
     content = io.BytesIO()
-    with explained(path), warnings.catch_warnings():
+    refusals = (
+        pyogrio.errors.DataSourceError,
+        pyogrio.errors.DataLayerError,
+        pyogrio.errors.FieldError,
+        pyogrio.errors.FeatureError,
+        pyogrio.errors.GeometryError,
+    )
+    with explained(path, *refusals), warnings.catch_warnings():
         # Pixel coordinates have no CRS on purpose.
         warnings.filterwarnings("ignore", message="'crs' was not provided")
         pyogrio.raw.write(
