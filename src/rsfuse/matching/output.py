@@ -380,6 +380,7 @@ def write_tie_points(result: MatchResult, folder: Path) -> list[str]:
         enabled=ties.kept,
         residual=ties.residual,
         crs=crs,
+        source_geobox=result.query.geobox if result.query.is_georeferenced else None,
     )
     return ["tie_points.gpkg", "tie_points.csv", "tie_points.points"]
 
