@@ -173,3 +173,13 @@ def test_mask_travels_by_pickle(image: Path, write_raster: Write, tmp_path: Path
     for path in (raster, polygons):
         source = pickle.loads(pickle.dumps(open_raster(image, mask=path)))
         np.testing.assert_array_equal(source.read().valid, mask)
+
+
+def test_fingerprint_tells_masks_apart(image: Path, tmp_path: Path) -> None:
+    first = write_polygons(tmp_path / "a.gpkg", [on_map(5, 3, 30, 20)], "EPSG:32631")
+    second = write_polygons(tmp_path / "b.gpkg", [on_map(5, 3, 30, 21)], "EPSG:32631")
+    array = box_mask(5, 3, 30, 20)
+    masks = (None, first, second, array, ~array)
+    assert len({open_raster(image, mask=mask).fingerprint for mask in masks}) == len(masks)
+    again = open_raster(image, mask=first).fingerprint
+    assert again == open_raster(image, mask=first).fingerprint

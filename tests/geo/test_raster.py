@@ -652,6 +652,12 @@ def test_fingerprint_changes_with_content(write_raster: Write) -> None:
     assert open_raster(image).fingerprint != open_raster(changed).fingerprint
 
 
+def test_fingerprint_changes_with_what_is_read(tmp_path: Path, write_raster: Write) -> None:
+    path = write_raster(np.full((2, 9, 9), 3 + 4j, np.complex64))
+    options = ({}, {"bands": [1]}, {"nodata": 5}, {"complex_as": "db"})
+    assert len({open_raster(path, **each).fingerprint for each in options}) == len(options)
+
+
 def test_many_reads_keep_one_handle(tiny_raster: Path) -> None:
     def descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))

@@ -1,5 +1,7 @@
 """Resampling: exact between pixels, averaged where coarser, holes and edges, whole scenes."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -389,7 +391,7 @@ def test_progress_tells_done_and_total(tmp_path: Path) -> None:
         tile=64,
         progress=lambda done, total: told.append((done, total)),
     )
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert told == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_memory_makes_tiles_smaller_or_is_refused(
@@ -409,6 +411,45 @@ def test_memory_makes_tiles_smaller_or_is_refused(
     with pytest.raises(InputError, match="--memory"):
         warp_raster(source, target, lambda xy: xy, tmp_path / "b.tif", memory=10**6)
     assert not (tmp_path / "b.tif").exists()
+
+
+def test_memory_stays_below_the_formula(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+import numpy as np
+import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from rsfuse.geo.raster import open_raster
+from rsfuse.geo.warp import read_mapped, warp_memory_bytes, warp_raster
+
+folder = sys.argv[1]
+place = {"crs": "EPSG:32631", "transform": Affine(10, 0, 5e5, 0, -10, 5.4e6)}
+with rasterio.open(
+    f"{folder}/a.tif", "w", driver="GTiff", width=5000, height=5000, count=2, dtype="uint16",
+    tiled=True, sparse_ok=True, compress="deflate", **place,
+):
+    pass
+turned = np.array([[0.8, -0.6], [0.6, 0.8]])
+read_mapped(open_raster(np.ones((99, 99))), (99, 99), lambda xy: xy @ turned)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with open_raster(f"{folder}/a.tif") as source:
+    target = GeoBox((2500, 2500), place["transform"], "EPSG:32631")
+    mapping = lambda xy: xy @ turned.T + 1500
+    warp_raster(source, target, mapping, f"{folder}/b.tif", tile=256, workers=2)
+used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+print(used, warp_memory_bytes(256, 2, 2, 2))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    used, allowed = (int(number) for number in done.stdout.split())
+    print(used, allowed)
+    assert used < allowed
 
 
 def test_failed_warp_leaves_nothing(write_raster: Write, tmp_path: Path) -> None:

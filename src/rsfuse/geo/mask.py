@@ -1,5 +1,6 @@
 """Masks that come from elsewhere: a raster on another grid, or polygons."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,19 @@ VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".kml", ".gml")
 class UsableArea(Protocol):
     """Says which pixels of a raster a mask leaves."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the mask may have."""
+
     def at(self, window: Window, shape: tuple[int, int]) -> Mask:
         """Mask at the centres of a lattice of `shape` that fills `window`; True is usable."""
 
 
 class _Readable(Protocol):
     shape: tuple[int, int]
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def read(self, window: Window | None = None) -> Any: ...
 
@@ -45,6 +53,11 @@ class RasterArea:
 
     source: _Readable
     mapping: PointMapping | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the mask may have."""
+        return self.source.fingerprint
 
     def at(self, window: Window, shape: tuple[int, int]) -> Mask:
         """Mask at the centres of a lattice of `shape` that fills `window`; True is usable."""
@@ -74,6 +87,12 @@ class PolygonArea:
     """Usable inside polygons, which are in pixels of the masked raster."""
 
     polygons: tuple[shapely.Geometry, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the mask may have."""
+        encoded = b"".join(shapely.to_wkb(polygon) for polygon in self.polygons)
+        return hashlib.blake2b(encoded, digest_size=12).hexdigest()
 
     def at(self, window: Window, shape: tuple[int, int]) -> Mask:
         """Mask at the centres of a lattice of `shape` that fills `window`; True is usable."""

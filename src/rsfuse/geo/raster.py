@@ -177,13 +177,23 @@ class RasterSource:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the content may have: size and time of a file, or the pixels of an array."""
+        """Changes when the content may have: size and time of files, or the pixels of an array."""
         digest = hashlib.blake2b(digest_size=12)
         if isinstance(self._reader, ArrayReader):
             digest.update(np.ascontiguousarray(self._reader.data).tobytes())
             digest.update(self._reader.valid.tobytes())
-        digest.update(f"{self._about.stamp} {self.bands} {self.nodata} {self.geobox!r}".encode())
+        settings = (self.bands, self.dtype, self.nodata, self.radiometry, repr(self.geobox))
+        mask = "" if self._area is None else self._area.fingerprint
+        digest.update(f"{self._about.stamp} {settings} {mask}".encode())
         return digest.hexdigest()
+
+    def names_of(self, bands: Sequence[str | int] | None) -> tuple[str, ...]:
+        """Names of bands that are given by name or by number from 1; of all for None.
+
+        Raises:
+            BandError: A band does not exist.
+        """
+        return tuple(self.bands[i] for i in self._positions(bands))
 
     def read(
         self,

@@ -103,8 +103,7 @@ def read_mapped(
     prefilter = _prefilter(source, shape, mapping, resampling)
     whole = Window(0, 0, shape[1], shape[0])
     data, valid = _resample(source, whole, mapping, prefilter, resampling, bands)
-    names = source.bands if bands is None else source.read(Window(0, 0, 1, 1), bands=bands).bands
-    return Raster(data, valid, grid, names, source.radiometry)
+    return Raster(data, valid, grid, source.names_of(bands), source.radiometry)
 
 
 def warp_raster(
@@ -177,13 +176,14 @@ def warp_raster(
 def warp_memory_bytes(tile: int, channels: int, itemsize: int, workers: int) -> int:
     """Most bytes that `warp_raster` holds at a time, whatever the size of the scene.
 
-    GDAL's block cache, and per worker tile^2 x (48 for positions + 4 x (channels x (8 + itemsize)
-    + 2) for the source as stored, read and smoothed + 3 x (channels x (4 + itemsize) + 1) for the
-    tiles that wait to be written).
+    Twice GDAL's block cache (what reading threads let go of is not reused for writing the result),
+    and per worker tile^2 x (48 for positions + 4 x (channels x (8 + itemsize) + 2) for the source
+    as stored, read and smoothed + 3 x (channels x (4 + itemsize) + 1) for the tiles that wait to be
+    written).
     """
     source = _SOURCE_SHARE * (channels * (8 + itemsize) + 2)
     waiting = 3 * (channels * (4 + itemsize) + 1)
-    return CACHE_BYTES + workers * tile * tile * (_POSITION_BYTES + source + waiting)
+    return 2 * CACHE_BYTES + workers * tile * tile * (_POSITION_BYTES + source + waiting)
 
 
 def _fitting_tile(tile: int, memory: int | None, channels: int, itemsize: int, workers: int) -> int:
