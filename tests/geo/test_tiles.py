@@ -272,6 +272,18 @@ def test_torn_last_line_of_the_manifest_does_not_count(tmp_path: Path) -> None:
     assert manifest.read_bytes() == content
 
 
+def test_manifest_serves_one_run_at_a_time(tmp_path: Path) -> None:
+    plan = plan_tiles((100, 300), tile=100, halo=0)
+    manifest = tmp_path / "tiles.jsonl"
+
+    def second_run(_: Tile, __: object) -> None:
+        with pytest.raises(InputError, match="in use"):
+            run_tiles(plan, lambda t: t, nothing, manifest=manifest)
+
+    run_tiles(plan, lambda t: t, second_run, manifest=manifest)
+    assert run_tiles(plan, lambda t: t, nothing, manifest=manifest).skipped == 3
+
+
 def test_manifest_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
@@ -619,17 +631,19 @@ def test_disk_too_small_for_the_scene_is_known_at_the_start(tmp_path: Path, scen
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("nodata", [None, 255])
 def test_full_disk_while_the_result_is_made_keeps_the_tiles(
-    tmp_path: Path, rng: np.random.Generator
+    tmp_path: Path, rng: np.random.Generator, nodata: float | None
 ) -> None:
     scene = whole(rng.integers(0, 255, (1, 1024, 1024)).astype(np.float32))
+    scene.valid[:100] = False
     source = open_raster(scene)
     path, manifest = tmp_path / "out.tif", tmp_path / "tiles.jsonl"
     plan = plan_tiles(scene.shape, tile=512)
 
     def attempt(limit: int) -> int:
         with RasterSink(
-            path, scene.geobox, bands=("a",), dtype="uint8", nodata=255, manifest=manifest
+            path, scene.geobox, bands=("a",), dtype="uint8", nodata=nodata, manifest=manifest
         ) as sink:
             run = run_tiles(plan, lambda t: source.read(t.core), sink.take, manifest=manifest)
             with file_size_limit(limit):
@@ -641,7 +655,10 @@ def test_full_disk_while_the_result_is_made_keeps_the_tiles(
         attempt(2**20 + 4096)
     assert not path.exists()
     assert attempt(2**22) == 4
-    np.testing.assert_array_equal(open_raster(path).read().data, scene.data)
+    found = open_raster(path).read()
+    np.testing.assert_array_equal(found.valid, scene.valid)
+    np.testing.assert_array_equal(found.data[:, found.valid], scene.data[:, found.valid])
+    assert [p.name for p in tmp_path.iterdir()] == ["out.tif"]
 
 
 def test_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path, scene: Raster) -> None:

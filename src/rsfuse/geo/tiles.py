@@ -12,6 +12,7 @@ the disk, so a killed run goes on where it stopped and ends with the same bytes.
 """
 
 import errno
+import fcntl
 import json
 import logging
 import math
@@ -254,13 +255,14 @@ def run_tiles(
         run_key: What the results depend on (fingerprints of inputs, model, parameters); a manifest
             of another key is refused.
         on_error: "skip" passes over tiles whose step fails; a later call with the manifest tries
-            them again. A sink that fails always ends the loop.
+            them again, until the sink is finished. A sink that fails always ends the loop.
         shard: (i, n): the i-th of n parts of the plan, i from 0.
         progress: Called in this thread with (tiles finished, tiles of this shard); first with what
             was finished before.
 
     Raises:
-        InputError: The manifest belongs to another run, or the shard does not exist.
+        InputError: The manifest belongs to another run or is in use by one, or the shard does not
+            exist.
         OutputError: The manifest cannot be written.
     """
     mine = shard_tiles(len(plan), shard)
@@ -789,6 +791,24 @@ class _LineFile:
         os.ftruncate(self._file, self._end)
         return found
 
+    def lock(self) -> None:
+        """Keep other processes from locking the file until it is closed or this one ends.
+
+        Raises:
+            InputError: Another one has locked it.
+        """
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise InputError(
+                f"{self.path} is in use by another process",
+                "two runs cannot finish the same tiles at the same time",
+                "wait for the other run, or end it",
+            ) from error
+        except OSError:  # a file system without locks
+            _log.debug("%s cannot be locked", self.path)
+
     def append(self, content: Mapping[str, Any], *, flush: bool) -> tuple[int, int]:
         """Write a line; its (start, length)."""
         line = _line(content)
@@ -820,6 +840,7 @@ class _Manifest:
         with writing(self._path, resumable=False):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             lines = [content for content, _ in self._file.open()]
+            self._file.lock()
             if not lines:
                 self._file.append(head, flush=True)
         if lines and lines[0] != head:
