@@ -180,3 +180,16 @@ def test_flat_images_do_not_fail() -> None:
     flat = View(np.zeros((1, 48, 48), np.float32), np.ones((48, 48), bool), (1.0, 1.0))
     found = search(flat, flat, rotations_deg=np.zeros(1), scales=np.ones(1))
     assert all(np.isfinite(c.score) for c in found)
+
+
+@pytest.mark.parametrize("rotation", [90.0, 180.0, -90.0])
+def test_a_quarter_turn_costs_no_score(rotation: float, rng: np.random.Generator) -> None:
+    reference, _ = views(np.eye(3), rng)
+    turned = np.rot90(reference.image, round(-rotation / 90), axes=(1, 2))
+    query = reference._replace(image=np.ascontiguousarray(turned))
+    (upright,) = search(reference, reference, rotations_deg=np.zeros(1), scales=np.ones(1), keep=1)
+    (found,) = search(
+        reference, query, rotations_deg=np.array([rotation]), scales=np.ones(1), keep=1
+    )
+    assert error(found, placement(rotation, 1, (0, 0), SIDE)) < 1e-6
+    assert found.score == pytest.approx(upright.score, rel=0.01)
