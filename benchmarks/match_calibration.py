@@ -3,7 +3,8 @@
     python benchmarks/match_calibration.py DATASET... --limit 60 --workers 2 -o out.json
 
 The cases are those of the protocol `trust`: true pairs, pairs of strangers, and pairs cut so that
-nothing is shared. The features are stored, so that a later fit needs no new matching.
+nothing is shared. The figures printed are cross-validated by pair. The features are stored;
+`--from` fits again without matching.
 """
 
 import argparse
@@ -77,6 +78,24 @@ def logistic_fit(features, outcome, *, ridge=1e-2, steps=200):
     return weights
 
 
+def probability(weights, features):
+    """Of a logistic regression."""
+    design = np.column_stack([np.ones(len(features)), features])
+    return 1 / (1 + np.exp(-np.clip(design @ weights, -40, 40)))
+
+
+def cross_validated(features, outcome, groups, *, folds=5):
+    """Probabilities of cases by fits that did not see their pair."""
+    names = sorted(set(groups))
+    fold = {name: k % folds for k, name in enumerate(np.random.default_rng(0).permutation(names))}
+    number = np.array([fold[g] for g in groups])
+    result = np.zeros(len(outcome))
+    for k in range(folds):
+        held = number == k
+        result[held] = probability(logistic_fit(features[~held], outcome[~held]), features[held])
+    return result
+
+
 def main():
     """Collect, fit, print."""
     from rsfuse.matching import metrics, trust
@@ -84,7 +103,8 @@ def main():
     from rsfuse.matching.protocols import trust_cases
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("datasets", nargs="+", type=Path)
+    parser.add_argument("datasets", nargs="*", type=Path)
+    parser.add_argument("--from", dest="stored", type=Path, help="rows of an earlier run")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -94,8 +114,13 @@ def main():
         for dataset in arguments.datasets
         for case in trust_cases(read_pairs(dataset, limit=arguments.limit), 1, False)
     ]
-    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-        rows = [row for row in pool.map(features_of, cases, chunksize=1) if row is not None]
+    if arguments.stored:
+        stored = json.loads(arguments.stored.read_text(encoding="utf-8"))
+        rows, kinds = stored["rows"], stored["kinds"]
+    else:
+        kinds = [case.kind for case in cases]
+        with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+            rows = [row for row in pool.map(features_of, cases, chunksize=1) if row is not None]
     outcome = np.array([r["right"] for r in rows], float)
     features = np.array([r["features"] for r in rows])
     pair_weights = logistic_fit(features, outcome)
@@ -104,14 +129,21 @@ def main():
     # A line on the old logit is a line on its features.
     old = np.array(trust.TIE_POINT_WEIGHTS)
     rescaled = tie_weights[1] * old + tie_weights[0] * np.eye(len(old))[0]
-    p = 1 / (1 + np.exp(-(np.column_stack([np.ones(len(features)), features]) @ pair_weights)))
-    q = 1 / (1 + np.exp(-(np.column_stack([np.ones(len(ties)), ties[:, :-1]]) @ tie_weights)))
+    names = [r["id"].split("#")[0] for r in rows]
+    p = cross_validated(features, outcome, names)
+    ties_of = [name for name, r in zip(names, rows, strict=True) for _ in r["ties"]]
+    q = cross_validated(ties[:, :-1], ties[:, -1], ties_of)
+    wrong = [kind for kind in kinds if kind != "true"]
+    accepted = [r for r, v in zip(rows, p, strict=True) if v >= trust.OK_CONFIDENCE]
     summary = {
-        "cases": len(cases),
+        "cases": len(kinds),
         "placements": len(rows),
         "right": int(outcome.sum()),
         "pair_weights": [round(float(w), 3) for w in pair_weights],
         "tie_point_weights": [round(float(w), 3) for w in rescaled],
+        "ok_of_true_pairs": sum(r["kind"] == "true" for r in accepted) / (len(kinds) - len(wrong)),
+        "wrong_among_ok": sum(not r["right"] for r in accepted),
+        "ok_of_strangers": sum(r["kind"] != "true" for r in accepted) / len(wrong),
         "pair_auroc": metrics.auroc(p, outcome.astype(bool)),
         "pair_ece": metrics.expected_calibration_error(p, outcome.astype(bool)),
         "tie_auroc": metrics.auroc(q, ties[:, -1].astype(bool)),
@@ -120,7 +152,9 @@ def main():
     }
     print(json.dumps(summary, indent=2))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({**summary, "rows": rows}), encoding="utf-8")
+    arguments.output.write_text(
+        json.dumps({**summary, "kinds": kinds, "rows": rows}), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

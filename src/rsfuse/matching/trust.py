@@ -19,9 +19,9 @@ FloatArray = npt.NDArray[np.float64]
 Status = Literal["ok", "weak", "refused"]
 
 # Intercept and weights of the features of `pair_features`.
-PAIR_WEIGHTS = (-6.0, 2.2, 4.0, 1.0)
+PAIR_WEIGHTS = (-11.14, 4.363, -1.948, 0.722)
 # Intercept and weights of the features of `tie_point_features`.
-TIE_POINT_WEIGHTS = (-0.2, 0.45, 0.25, -1.2)
+TIE_POINT_WEIGHTS = (1.135, 0.369, 0.205, -0.985)
 
 OK_CONFIDENCE = 0.9
 WEAK_CONFIDENCE = 0.5
