@@ -98,8 +98,8 @@ def _made(folder: Path) -> Path:
 
 
 @given(
-    plan=plans(),
-    stops=st.lists(st.integers(0, 12), max_size=3),
+    plan=st.integers(6, 12).map(lambda count: plan_tiles((4, 4 * count), tile=4)),
+    stops=st.lists(st.integers(0, 4), min_size=1, max_size=3),
     before_it_counts=st.booleans(),
     torn=st.binary(max_size=8).filter(lambda tail: b"\n" not in tail),
 )
