@@ -199,8 +199,8 @@ def test_overlap_through_two_crs_holds_every_common_pixel() -> None:
     shown = points[((points >= 0) & (points < 200)).all(axis=1)]
     assert len(shown) > 100
     low, high = shown.min(axis=0), shown.max(axis=0)
-    assert found.x <= low[0] and found.y <= low[1]
-    assert found.x + found.w >= high[0] and found.y + found.h >= high[1]
+    assert (np.array([found.x, found.y]) <= low).all()
+    assert (np.array([found.x + found.w, found.y + found.h]) >= high).all()
     assert found == found.clipped((200, 200))
 
 

@@ -72,7 +72,7 @@ def test_pixels_of_a_window_are_shifted_pixels(
     grid: GeoBox, window: Window, xy: np.ndarray
 ) -> None:
     moved = pixel_mapping(window_geobox(grid, window), grid)(xy)
-    np.testing.assert_allclose(moved, xy + [window.x, window.y], atol=1e-5)
+    np.testing.assert_allclose(moved, xy + np.array([window.x, window.y]), atol=1e-5)
 
 
 @given(windows, shapes)
@@ -106,7 +106,8 @@ def test_overlap_holds_every_pixel_that_both_show(a: GeoBox, b: GeoBox) -> None:
     assume(len(shown))
     found = overlap(a, b)
     low, high = np.array([found.x, found.y]), np.array([found.x + found.w, found.y + found.h])
-    assert (shown >= low - 1e-2).all() and (shown <= high + 1e-2).all()
+    assert (shown >= low - 1e-2).all()
+    assert (shown <= high + 1e-2).all()
     assert found == found.clipped((int(size[1]), int(size[0])))
 
 
