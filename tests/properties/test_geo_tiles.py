@@ -24,6 +24,7 @@ def areas(draw: st.DrawFn) -> tuple[tuple[int, int], Window]:
     return (h, w), Window(x, y, right - x, bottom - y)
 
 
+@settings(max_examples=60, deadline=None)
 @given(areas(), st.integers(1, 40), st.integers(0, 12), st.sampled_from([None, (4, 4), (3, 90)]))
 def test_every_pixel_of_the_area_is_in_one_core(
     scene: tuple[tuple[int, int], Window],
@@ -47,6 +48,7 @@ def test_every_pixel_of_the_area_is_in_one_core(
     assert len(list(plan)) == len(plan)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 500), st.integers(1, 60))
 def test_shards_are_a_partition_in_order(count: int, parts: int) -> None:
     shards = [shard_tiles(count, (index, parts)) for index in range(parts)]
