@@ -117,8 +117,10 @@ def main():
     if arguments.stored:
         stored = json.loads(arguments.stored.read_text(encoding="utf-8"))
         rows, kinds = stored["rows"], stored["kinds"]
+        old = np.array(stored["tie_point_weights_then"])
     else:
         kinds = [case.kind for case in cases]
+        old = np.array(trust.TIE_POINT_WEIGHTS)
         with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
             rows = [row for row in pool.map(features_of, cases, chunksize=1) if row is not None]
     outcome = np.array([r["right"] for r in rows], float)
@@ -127,7 +129,6 @@ def main():
     ties = np.array([t for r in rows for t in r["ties"]])
     tie_weights = logistic_fit(ties[:, :-1], ties[:, -1])
     # A line on the old logit is a line on its features.
-    old = np.array(trust.TIE_POINT_WEIGHTS)
     rescaled = tie_weights[1] * old + tie_weights[0] * np.eye(len(old))[0]
     names = [r["id"].split("#")[0] for r in rows]
     p = cross_validated(features, outcome, names)
@@ -153,7 +154,10 @@ def main():
     print(json.dumps(summary, indent=2))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(
-        json.dumps({**summary, "kinds": kinds, "rows": rows}), encoding="utf-8"
+        json.dumps(
+            {**summary, "tie_point_weights_then": old.tolist(), "kinds": kinds, "rows": rows}
+        ),
+        encoding="utf-8",
     )
 
 
