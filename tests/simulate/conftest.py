@@ -7,7 +7,7 @@ import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from rsfuse.simulate import Objects, Scene, simulate_scene
+from rsfuse.simulate import Objects, Scene, render, simulate_scene
 from rsfuse.simulate.materials import ID
 from rsfuse.simulate.terrain import Field
 
@@ -16,8 +16,14 @@ SEED = 3
 
 @pytest.fixture(scope="session")
 def scene() -> Scene:
-    """A coast with a town, a harbour and an airfield, 640 pixels of 1 m."""
-    return simulate_scene(640, gsd_m=1.0, seed=SEED)
+    """A coast with a town, a harbour and an airfield, 512 pixels of 1 m."""
+    return simulate_scene(512, gsd_m=1.0, seed=SEED)
+
+
+@pytest.fixture(scope="session")
+def optical(scene: Scene) -> np.ndarray:
+    """The scene in blue, green, red and near infrared on a clear day, (4, h, w)."""
+    return render(scene, "ms", haze=0.0).data
 
 
 @pytest.fixture
