@@ -31,7 +31,7 @@ ComplexImage = npt.NDArray[np.complex64]
 Mask = npt.NDArray[np.bool_]
 
 GRADIENT_SIGMA_PX = 1.0
-LONG_TAIL = 4.0  # upper over lower half of the histogram's range, from which logarithms are taken
+LONG_TAIL = 12.0  # upper over lower half of the histogram's range, from which logarithms are taken
 CONTRAST_RADIUS_PX = 12.0  # sigma of the neighbourhood that strength is divided by
 SMOOTHING_PX = 1.5  # sigma over which edge positions of two sensors may differ
 
@@ -92,8 +92,9 @@ def _prepared(band: FloatImage, valid: Mask) -> FloatImage:
     sample = known[:: max(1, known.size // 20000)]
     low, middle, high = (float(v) for v in np.quantile(sample, (0.02, 0.5, 0.98)))
     grey = band.astype(np.float32, copy=True)
-    if high - middle > LONG_TAIL * max(middle - low, 1e-9):
-        offset = max(0.1 * (middle - low), 1e-3 * (high - low), 1e-9)
+    lower, upper = middle - low, high - middle
+    if lower > 0.01 * upper > 0.01 * LONG_TAIL * lower:
+        offset = max(0.1 * lower, 1e-3 * (high - low))
         grey = np.log(np.maximum(grey - low, 0.0) + offset)
         low, middle, high = (float(np.log(v - low + offset)) for v in (low, middle, high))
     grey[~valid] = middle

@@ -1,8 +1,8 @@
 """Trust: the probability that a result is right, and what follows from it.
 
-Three pieces of evidence that a wrong placement does not have: more tie points agree than chance
-allows, they are a fair share of those measured, and no other placement of the same pair (the null
-distribution that the pair brings along) is supported as well.
+Two pieces of evidence that a wrong placement does not have: more tie points agree than chance
+allows, and no other placement of the same pair (the null distribution that the pair brings along)
+is supported as well.
 
 The weights are those of a logistic regression on the development pairs, true and constructed
 wrong, by `benchmarks/match_calibration.py`; `docs/results.md` shows how well they hold.
@@ -19,12 +19,12 @@ FloatArray = npt.NDArray[np.float64]
 Status = Literal["ok", "weak", "refused"]
 
 # Intercept and weights of the features of `pair_features`.
-PAIR_WEIGHTS = (-11.14, 4.363, -1.948, 0.722)
+PAIR_WEIGHTS = (-11.176, 3.958, 0.720)
 # Intercept and weights of the features of `tie_point_features`.
 TIE_POINT_WEIGHTS = (1.135, 0.369, 0.205, -0.985)
 
 OK_CONFIDENCE = 0.9
-WEAK_CONFIDENCE = 0.5
+WEAK_CONFIDENCE = 0.1
 FEW_TIE_POINTS = 12
 
 
@@ -47,11 +47,9 @@ class Evidence(NamedTuple):
 
 
 def pair_features(evidence: Evidence) -> FloatArray:
-    """Features of a result: (3,)."""
+    """Features of a result: (2,)."""
     margin = np.log1p(max(evidence.agreement, 0.0)) - np.log1p(max(evidence.runner_up, 0.0))
-    return np.array(
-        [np.log1p(min(max(evidence.agreement, 0.0), 200.0)), evidence.share, np.clip(margin, -2, 3)]
-    )
+    return np.array([np.log1p(min(max(evidence.agreement, 0.0), 200.0)), np.clip(margin, -2, 3)])
 
 
 def pair_confidence(evidence: Evidence) -> float:
