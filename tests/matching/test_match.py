@@ -45,7 +45,7 @@ def test_a_turned_negative_is_found_to_a_fraction_of_a_pixel(
     assert result.transform is not None
     errors = grid_errors(result.transform.apply, truth, (420, 420), (240, 240))
     assert errors.mean() < 0.4
-    assert result.confidence > 0.9
+    assert result.confidence > 0.7
     assert "ok" in str(result)
     assert "tie points" in str(result)
 

@@ -29,6 +29,9 @@ _SAME_PX = 1e-3
 # Points along each edge of an outline that is carried to another CRS.
 _OUTLINE_POINTS = 65
 
+# Points along each side of a lattice that checks an outline, and stands in for it where it fails.
+_LATTICE_POINTS = 129
+
 # Up to this distortion a map projection counts as true to scale, and the pixel size is the number
 # that the file states: UTM and national grids keep within it, Web Mercator does not.
 _TRUE_TO_SCALE = 2e-3
@@ -108,20 +111,35 @@ def compose(outer: Affine, inner: Affine) -> Affine:
 
 @dataclass(frozen=True)
 class _PixelMapping:
-    """Pixels -> map -> other CRS -> pixels; NaN where a projection has no answer."""
+    """Pixels -> map -> other CRS -> pixels; NaN where a projection has no answer.
+
+    Attributes:
+        to_map: Pixels -> map.
+        between_crs: Map -> other map; None where they are the same.
+        to_pixels: Other map -> pixels.
+        circle: Longitude of the middle of the destination, and of a full turn, in its units. The
+            same place has many longitudes; the one that is nearest to the middle is taken.
+    """
 
     to_map: Affine
     between_crs: pyproj.Transformer | None
     to_pixels: Affine
+    circle: tuple[float, float] | None = None
 
     def __call__(self, xy: Points) -> Points:
         points = np.asarray(xy, np.float64).reshape(-1, 2)
-        if self.between_crs is None:
+        if self.between_crs is None and self.circle is None:
             return apply_affine(compose(self.to_pixels, self.to_map), points)
-        on_map = apply_affine(self.to_map, points)
-        x, y = self.between_crs.transform(on_map[:, 0], on_map[:, 1])
-        moved = np.column_stack((x, y))
-        moved[~np.isfinite(moved).all(axis=1)] = np.nan
+        moved = apply_affine(self.to_map, points)
+        if self.between_crs is not None:
+            x, y = self.between_crs.transform(moved[:, 0], moved[:, 1])
+            moved = np.column_stack((x, y))
+            moved[~np.isfinite(moved).all(axis=1)] = np.nan
+        if self.circle is not None:
+            middle, turn = self.circle
+            turns = (moved[:, 0] - middle) / turn
+            # A place half a turn away keeps its longitude: both edges of a world map are its edges.
+            moved[:, 0] -= turn * np.where(np.abs(turns) > 0.5 + 1e-12, np.round(turns), 0.0)
         return apply_affine(self.to_pixels, moved)
 
 
@@ -130,9 +148,10 @@ def pixel_mapping(src: GeoBox, dst: GeoBox) -> PointMapping:
 
     Returns:
         A function of (N, 2) points. It is exact, can be pickled and used by several threads.
+        Longitudes of -180 to 180 and of 0 to 360 degrees are the same places.
 
     Raises:
-        GridError: Only one of the grids has a CRS.
+        GridError: Only one of the grids has a CRS, or nothing leads from one CRS to the other.
     """
     if (src.crs is None) != (dst.crs is None):
         first, second = ("first", "second") if src.crs is None else ("second", "first")
@@ -141,10 +160,43 @@ def pixel_mapping(src: GeoBox, dst: GeoBox) -> PointMapping:
             "their pixels cannot be related through the ground",
             "give the missing one with crs= and transform=, or drop the georeference of both",
         )
-    between = None
+    between_crs = None
     if src.crs is not None and dst.crs is not None and src.crs != dst.crs:
-        between = pyproj.Transformer.from_crs(src.crs.proj, dst.crs.proj, always_xy=True)
-    return _PixelMapping(src.affine, between, ~dst.affine)
+        between_crs = between(src.crs.proj, dst.crs.proj)
+    circle = _circle(dst)
+    if between_crs is None and _circle(src) is None:
+        circle = None
+    return _PixelMapping(src.affine, between_crs, ~dst.affine, circle)
+
+
+def between(src: pyproj.CRS, dst: pyproj.CRS) -> pyproj.Transformer:
+    """The transformation of (x, y) from one CRS to another.
+
+    Raises:
+        GridError: There is none.
+    """
+    try:
+        return pyproj.Transformer.from_crs(src, dst, always_xy=True)
+    except pyproj.exceptions.ProjError as error:
+        raise GridError(
+            f"no transformation leads from the CRS {src.name!r} to {dst.name!r}",
+            "one of them is local to its own drawing, or lies on another planet",
+            "give the true one with crs=, or drop the georeference of both",
+        ) from error
+
+
+def _circle(geobox: GeoBox) -> tuple[float, float] | None:
+    """Longitude of the middle and of a full turn; None where x is no longitude.
+
+    A grid that is wider than the Earth has pixel numbers under the name of degrees.
+    """
+    if geobox.crs is None or not geobox.crs.geographic:
+        return None
+    turn = 2 * math.pi / _metres_per_unit(geobox.crs.proj)  # of an angle it is radians per unit
+    box = geobox.extent.boundingbox
+    if box.right - box.left > turn * (1 + 1e-6):
+        return None
+    return (box.left + box.right) / 2, turn
 
 
 def gsd_m(geobox: GeoBox) -> float:
@@ -168,7 +220,7 @@ def gsd_m(geobox: GeoBox) -> float:
     ellipsoid = crs.get_geod()
     if geographic is None or ellipsoid is None:  # a local engineering CRS: no ellipsoid beneath it
         return math.sqrt(abs(geobox.affine.determinant)) * _metres_per_unit(crs)
-    to_lonlat = pyproj.Transformer.from_crs(crs, geographic, always_xy=True)
+    to_lonlat = between(crs, geographic)
     lon, lat = to_lonlat.transform(on_map[:, 0], on_map[:, 1])
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
         raise GridError(
@@ -230,23 +282,22 @@ def integer_ratio(fine: GeoBox, coarse: GeoBox) -> int:
 def overlap(a: GeoBox, b: GeoBox) -> Window:
     """The smallest window of `a` that holds all ground that both rasters show.
 
+    Where the outline of `b` is torn on the map of `a` (a world map seen by a scene, a pole, the
+    meridian of 180 degrees) the window may be larger, by up to 1/64 of each side of `a`.
+
     Raises:
         GridError: Only one of the grids has a CRS.
         NoOverlapError: They share no ground.
     """
     height, width = (int(side) for side in a.shape)
-    outline = pixel_mapping(b, a)(_outline(b))
-    outline = outline[np.isfinite(outline).all(axis=1)]
-    common = shapely.Polygon()
-    if len(outline) >= 3:
-        common = shapely.make_valid(shapely.Polygon(outline)) & shapely.box(0, 0, width, height)
-    if common.area <= 0:
+    bounds = _common_bounds(a, b)
+    if bounds is None:
         raise NoOverlapError(
             f"the rasters share no ground: {_bounds_text(a)} and {_bounds_text(b)}",
             "there is nothing to compare",
             "check both with rsfuse info; is one of the CRS wrong?",
         )
-    left, top, right, bottom = common.bounds
+    left, top, right, bottom = bounds
     x, y = math.floor(left + _SAME_PX), math.floor(top + _SAME_PX)
     far_x, far_y = math.ceil(right - _SAME_PX), math.ceil(bottom - _SAME_PX)
     return Window(x, y, max(1, far_x - x), max(1, far_y - y)).clipped((height, width))
@@ -268,6 +319,51 @@ def parse_memory(text: str) -> int:
             "for example --memory 2GB",
         )
     return size
+
+
+def _common_bounds(a: GeoBox, b: GeoBox) -> tuple[float, float, float, float] | None:
+    """Left, top, right, bottom of the common ground in pixels of `a`; None where there is none."""
+    height, width = (int(side) for side in a.shape)
+    frame = shapely.box(0, 0, width, height)
+    a_to_b, b_to_a = pixel_mapping(a, b), pixel_mapping(b, a)
+    lattice = _lattice(a)
+    seen = _inside(a_to_b(lattice), b)
+    from_b = b_to_a(_lattice(b))
+    from_b = from_b[_inside(from_b, a)]
+    from_b = from_b[_inside(a_to_b(from_b), b)]  # a projection may lead to where it has no inverse
+    outline = b_to_a(_outline(b))
+    if np.isfinite(outline).all():
+        region = shapely.make_valid(shapely.Polygon(outline))
+        # The outline is right when it divides the pixels of `a` as the mapping itself does.
+        doubtful = lattice[shapely.contains_xy(region, lattice) != seen]
+        away = shapely.distance(shapely.points(doubtful), region.boundary)
+        tolerance = max(1.0, 1e-3 * max(height, width))
+        if (
+            not (away > tolerance).any()
+            and shapely.dwithin(region, shapely.points(from_b), tolerance).all()
+        ):
+            common = region & frame
+            return common.bounds if common.area > 0 else None
+    hits = np.concatenate([lattice[seen], from_b])
+    if not len(hits):
+        return None
+    step = np.array([width, height]) / (_LATTICE_POINTS - 1)
+    low = np.maximum(hits.min(axis=0) - step, 0)
+    high = np.minimum(hits.max(axis=0) + step, (width, height))
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def _lattice(geobox: GeoBox) -> Points:
+    """Points over the whole raster, edges included, in pixels."""
+    height, width = (int(side) for side in geobox.shape)
+    x, y = np.linspace(0, width, _LATTICE_POINTS), np.linspace(0, height, _LATTICE_POINTS)
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+
+
+def _inside(points: Points, geobox: GeoBox) -> npt.NDArray[np.bool_]:
+    """Which pixel positions lie in the raster; not a number does not."""
+    height, width = (int(side) for side in geobox.shape)
+    return np.asarray(((points > 0) & (points < (width, height))).all(axis=1))
 
 
 def _outline(geobox: GeoBox) -> Points:

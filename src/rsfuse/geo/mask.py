@@ -15,9 +15,17 @@ from odc.geo.geobox import GeoBox
 
 from rsfuse.errors import GridError, RasterError
 from rsfuse.geo.gdal import gdal_settings, reason_of
-from rsfuse.geo.grid import PointMapping, Window, apply_affine
+from rsfuse.geo.grid import PointMapping, Window, apply_affine, between
 
 Mask = npt.NDArray[np.bool_]
+
+# Points of a mask that are placed at once, and pixels of the mask that are read for them.
+_POINTS_AT_ONCE = 2**19
+_PIXELS_AT_ONCE = 2**23
+
+# The edges of polygons are cut to this share of the raster before they are carried to its CRS:
+# a straight line on one map is curved on another.
+_EDGE_SHARE = 1 / 256
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".kml", ".gml")
 
@@ -66,20 +74,33 @@ class RasterArea:
             return np.asarray(raster.valid & (raster.data[0] != 0))
         x = window.x + (np.arange(shape[1]) + 0.5) * (window.w / shape[1])
         y = window.y + (np.arange(shape[0]) + 0.5) * (window.h / shape[0])
+        return self._nearest(x, y)
+
+    def _nearest(self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Mask:
+        """Mask at the lattice of the columns `x` and rows `y`, in parts that fit into memory."""
+        if len(x) * len(y) > _POINTS_AT_ONCE:
+            return self._halves(x, y)
         points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
         if self.mapping is not None:
             points = self.mapping(points)
         height, width = self.source.shape
-        inside = np.isfinite(points).all(axis=1)
-        inside[inside] = ((points[inside] >= 0) & (points[inside] < (width, height))).all(axis=1)
+        inside = ((points >= 0) & (points < (width, height))).all(axis=1)  # not a number is not
         usable = np.zeros(len(points), bool)
         if inside.any():
             pixel = np.floor(points[inside]).astype(np.int64)
             (x0, y0), (x1, y1) = pixel.min(axis=0), pixel.max(axis=0) + 1
+            if (x1 - x0) * (y1 - y0) > _PIXELS_AT_ONCE and len(points) > 1:
+                return self._halves(x, y)
             raster = self.source.read(Window(int(x0), int(y0), int(x1 - x0), int(y1 - y0)))
             at = (pixel[:, 1] - y0, pixel[:, 0] - x0)
             usable[inside] = raster.valid[at] & (raster.data[0][at] != 0)
-        return usable.reshape(shape)
+        return usable.reshape(len(y), len(x))
+
+    def _halves(self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Mask:
+        if len(x) > len(y):
+            parts = [self._nearest(part, y) for part in np.array_split(x, 2)]
+            return np.concatenate(parts, axis=1)
+        return np.concatenate([self._nearest(x, part) for part in np.array_split(y, 2)])
 
 
 @dataclass(frozen=True)
@@ -98,12 +119,16 @@ class PolygonArea:
         """Mask at the centres of a lattice of `shape` that fills `window`; True is usable."""
         from rasterio.features import rasterize
 
-        if not self.polygons:
+        left, top, right, bottom = shapely.bounds(self.polygons).reshape(-1, 4).T
+        near = (left < window.x + window.w) & (right > window.x)
+        near &= (top < window.y + window.h) & (bottom > window.y)
+        if not near.any():
             return np.zeros(shape, bool)
+        shapes = [self.polygons[index] for index in np.flatnonzero(near)]
         sx, sy = window.w / shape[1], window.h / shape[0]
         affine = Affine(sx, 0.0, window.x, 0.0, sy, window.y)
         with gdal_settings():
-            burnt = rasterize(self.polygons, out_shape=shape, transform=affine, dtype="uint8")
+            burnt = rasterize(shapes, out_shape=shape, transform=affine, dtype="uint8")
         return np.asarray(burnt > 0)
 
 
@@ -112,7 +137,7 @@ def read_polygons(path: Path, geobox: GeoBox) -> PolygonArea:
 
     Raises:
         RasterError: The file is missing or cannot be read.
-        GridError: Only one of the two has a CRS.
+        GridError: Only one of the two has a CRS, or they cannot be related.
     """
     import pyogrio.raw
 
@@ -122,6 +147,7 @@ def read_polygons(path: Path, geobox: GeoBox) -> PolygonArea:
         )
     try:
         meta, _, encoded, _ = pyogrio.raw.read(path, columns=[], force_2d=True)
+        shapes = [shape for shape in shapely.from_wkb(encoded) if shape is not None]
     except Exception as error:  # pyogrio raises RuntimeError kinds that share no public base
         raise RasterError(
             f"the mask {path} cannot be read: {reason_of(error)}",
@@ -135,24 +161,36 @@ def read_polygons(path: Path, geobox: GeoBox) -> PolygonArea:
             "the polygons cannot be placed on the raster",
             "give a mask in the CRS of the raster, or a mask raster of its size",
         )
-    shapes = [shape for shape in shapely.from_wkb(encoded) if shape is not None]
     polygons = _polygons(shapes)
+    if crs is not None and geobox.crs is not None and geobox.crs != crs:
+        polygons = _on_map(polygons, pyproj.CRS.from_user_input(crs), geobox)
     to_pixels = ~geobox.affine
-    if crs is not None and geobox.crs is not None:
-        between = pyproj.Transformer.from_crs(crs, geobox.crs.proj, always_xy=True)
+    placed = (shapely.transform(p, lambda xy: apply_affine(to_pixels, xy)) for p in polygons)
+    return PolygonArea(tuple(placed))
 
-        def place(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            x, y = between.transform(points[:, 0], points[:, 1])
-            return apply_affine(to_pixels, np.column_stack((x, y)))
-    else:
 
-        def place(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            return apply_affine(to_pixels, points)
+def _on_map(
+    polygons: list[shapely.Geometry], crs: pyproj.CRS, geobox: GeoBox
+) -> list[shapely.Geometry]:
+    """What lies around the raster of polygons in another CRS, in the CRS of the raster."""
+    raster_crs = geobox.crs.proj if geobox.crs is not None else crs
+    to_raster, to_mask = between(crs, raster_crs), between(raster_crs, crs)
+    box = geobox.extent.boundingbox
+    found = to_mask.transform_bounds(box.left, box.bottom, box.right, box.top, densify_pts=33)
+    left, bottom, right, top = found
+    if np.isfinite(found).all() and left < right:  # else it lies across the meridian of 180 degrees
+        side = max(right - left, top - bottom)
+        around = shapely.box(*found).buffer(0.05 * side, join_style="mitre")
+        parts = shapely.intersection(shapely.make_valid(polygons), around)
+        polygons = _polygons(list(shapely.segmentize(parts, side * _EDGE_SHARE)))
 
-    placed = (shapely.transform(polygon, place) for polygon in polygons)
-    return PolygonArea(tuple(p for p in placed if np.isfinite(shapely.get_coordinates(p)).all()))
+    def place(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.column_stack(to_raster.transform(points[:, 0], points[:, 1]))
+
+    placed = [shapely.transform(polygon, place) for polygon in polygons]
+    return [p for p in placed if np.isfinite(shapely.get_coordinates(p)).all()]
 
 
 def _polygons(shapes: Sequence[shapely.Geometry]) -> list[shapely.Geometry]:
-    parts = shapely.get_parts(shapes)
+    parts = shapely.get_parts(shapely.get_parts(shapes))  # twice: collections hold collections
     return [part for part in parts if part.geom_type == "Polygon" and not part.is_empty]

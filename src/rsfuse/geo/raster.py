@@ -13,12 +13,13 @@ import functools
 import hashlib
 import json
 import math
+import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,9 @@ _STRIP_PIXELS = 8 * 2**20
 
 # Channels of an image that is probably (H, W, C).
 _MOST_COLOURS = 4
+
+# Descriptions of bands that hold transparency.
+_ALPHA_NAMES = ("alpha", "mask", "opacity", "transparen", "band")
 
 _NAMED_COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
@@ -216,7 +220,7 @@ class RasterSource:
             RasterError: The file is damaged, or the window does not fit into memory.
             BandError: A band does not exist.
         """
-        window = Window(0, 0, self.shape[1], self.shape[0]) if window is None else Window(*window)
+        window = Window(0, 0, *self.shape[::-1]) if window is None else _whole_pixels(window)
         size = window.shape if shape is None else (int(shape[0]), int(shape[1]))
         if min(*window.shape, *size) < 1:
             raise InputError(
@@ -335,7 +339,8 @@ def open_raster(
         source: A file, URL or dataset name that GDAL opens; an array (H, W) or (C, H, W), masked
             arrays included; or a `Raster`. An open source is returned as it is.
         bands: The bands to use, by name or by number from 1; all but alpha when None. Names are
-            the descriptions in the file, with or without an appended wavelength.
+            the descriptions in the file, with or without an appended wavelength. A last band that
+            is declared as alpha is data where it has a name or is asked for by its number.
         mask: What may be used: a raster that is not zero there, on any grid, or polygons in a
             vector file. Zero and outside of the polygons is invalid.
         nodata: The number that stands for no data, in place of what the file says.
@@ -360,9 +365,11 @@ def open_raster(
             "its bands and its place are settled",
             "give its path, with the options",
         )
-    affine = None if transform is None else Affine(*tuple(transform)[:6])
+    _check_choice("complex_as", complex_as, get_args(ComplexAs))
+    _check_choice("palette_as", palette_as, get_args(PaletteAs))
+    affine = None if transform is None else _affine(transform)
     if isinstance(source, str | os.PathLike):
-        about, reader = _from_file(os.fspath(source), subdataset, nodata, palette_as)
+        about, reader = _from_file(os.fspath(source), subdataset, nodata, palette_as, bands)
     else:
         about, reader = _from_array(source, nodata)
     about = _placed(about, affine, crs)
@@ -375,6 +382,33 @@ def open_raster(
         about = replace(about, radiometry="db" if complex_as == "db" else "amplitude")
     area = None if mask is None else _area(mask, about)
     return RasterSource(about, reader, area, in_db=is_complex and complex_as == "db")
+
+
+def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(
+            f"{option} is {value!r}", f"it is one of {', '.join(map(repr, known))}", "choose one"
+        )
+
+
+def _affine(transform: Affine | Sequence[float]) -> Affine:
+    try:
+        return Affine(*(float(value) for value in tuple(transform)[:6]))
+    except (TypeError, ValueError) as error:
+        raise GridError(
+            f"{transform!r} is not a geotransform",
+            "six numbers are needed",
+            "give (pixel width, 0, left, 0, -pixel height, top)",
+        ) from error
+
+
+def _whole_pixels(window: Sequence[int]) -> Window:
+    try:
+        return Window(*(operator.index(value) for value in window))
+    except TypeError as error:
+        raise InputError(
+            f"{window!r} is not a window", "four whole numbers are needed", "give (x, y, w, h)"
+        ) from error
 
 
 def _with_bands(reader: Reader, chosen: tuple[int, ...]) -> Reader:
@@ -400,12 +434,15 @@ def _positions(bands: Sequence[str | int], names: tuple[str, ...], where: str) -
 
 def _position(band: str | int, names: tuple[str, ...], where: str) -> int:
     folded = [name.casefold() for name in names]
+    number = 0
     if isinstance(band, str):
         wanted = band.strip().casefold()
         for candidate in (wanted, _WAVELENGTH.sub("", wanted)):
             if candidate in folded:
                 return folded.index(candidate)
-    number = int(band) if isinstance(band, int | np.integer) or band.strip().isdigit() else 0
+        number = int(wanted) if wanted.isdecimal() else 0
+    elif isinstance(band, int | np.integer):
+        number = int(band)
     if 1 <= number <= len(names):
         return number - 1
     near = difflib.get_close_matches(str(band).casefold(), folded, n=1)
@@ -481,6 +518,10 @@ def _short_name(wkt: str) -> str:
     return f"EPSG:{code}" if same else wkt
 
 
+def _is_place(affine: Affine) -> bool:
+    return _is_usable(affine) and affine != Affine.identity()
+
+
 def _is_usable(affine: Affine) -> bool:
     numbers = [float(value) for value in tuple(affine)[:6]]
     return all(math.isfinite(v) and abs(v) < 1e30 for v in numbers) and affine.determinant != 0
@@ -504,9 +545,10 @@ def _from_array(
             nodata=nodata,
         )
         return about, ArrayReader(source.data, _without(source.data, source.valid, nodata))
-    array = (
-        np.ma.asanyarray(source) if isinstance(source, np.ma.MaskedArray) else np.asarray(source)
-    )
+    try:
+        array = np.ma.asanyarray(source) if np.ma.isMaskedArray(source) else np.asarray(source)
+    except ValueError:  # rows of different lengths
+        array = np.empty(0)
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "buifc":
         raise InputError(
@@ -553,7 +595,11 @@ _NO_GEOREFERENCE = "no georeference: positions are pixels"
 
 
 def _from_file(
-    name: str, subdataset: str | int | None, nodata: float | None, palette_as: PaletteAs
+    name: str,
+    subdataset: str | int | None,
+    nodata: float | None,
+    palette_as: PaletteAs,
+    bands: Sequence[str | int] | None,
 ) -> tuple[_Description, Reader]:
     _check_exists(name)
     with gdal_settings(remote=is_remote(name)), reading(name):
@@ -561,22 +607,24 @@ def _from_file(
         with dataset:
             inner = list(dataset.subdatasets)
             if subdataset is None and (dataset.count or len(inner) != 1):
-                return _described(dataset, name, nodata, palette_as)
-    return _from_file(_subdataset(name, inner, subdataset), None, nodata, palette_as)
+                return _described(dataset, name, nodata, palette_as, bands)
+    return _from_file(_subdataset(name, inner, subdataset), None, nodata, palette_as, bands)
 
 
 def _check_exists(name: str) -> None:
+    if not name.strip():
+        raise RasterError("the name of the raster is empty", "a file or URL is needed", "give one")
     path = Path(name)
-    local = not name.startswith("/vsi") and ":" not in name
-    if not local and not path.exists():
-        return
-    if not path.exists():
+    if not os.path.exists(name):  # Path.exists raises where a name is too long or forbidden
+        if name.startswith("/vsi") or ":" in name:
+            return
         folder, near = path.parent, []
-        if folder.is_dir():
+        reachable = os.path.isdir(folder)
+        if reachable and os.access(folder, os.R_OK):
             near = difflib.get_close_matches(path.name, os.listdir(folder), n=1)
         raise RasterError(
             f"{name} does not exist",
-            "a raster file or URL is needed" if folder.is_dir() else f"there is no folder {folder}",
+            "a raster file or URL is needed" if reachable else f"there is no folder {folder}",
             f"did you mean {folder / near[0]}?" if near else "check the path",
         )
     if path.is_file() and path.stat().st_size == 0:
@@ -604,21 +652,43 @@ def _subdataset(name: str, found: list[str], wanted: str | int | None) -> str:
     )
 
 
+def _alpha(dataset: Any, bands: Sequence[str | int] | None) -> int | None:
+    """GDAL's number of the alpha band; None where there is none, or where it is data.
+
+    GDAL declares the last of four bytes alpha when a writer says nothing, the infrared band of a
+    red, green, blue, infrared image included.
+    """
+    found = [i for i, c in enumerate(dataset.colorinterp, 1) if c == ColorInterp.alpha and i > 1]
+    if not found:
+        return None
+    name = (dataset.descriptions[found[0] - 1] or "").casefold()
+    if name and not any(word in name for word in _ALPHA_NAMES):
+        return None
+    asked = [bands] if isinstance(bands, str | int) else bands or ()
+    numbers = {str(band) for band in asked}
+    return None if found[0] == dataset.count and str(found[0]) in numbers else found[0]
+
+
 def _described(
-    dataset: Any, name: str, nodata: float | None, palette_as: PaletteAs
+    dataset: Any,
+    name: str,
+    nodata: float | None,
+    palette_as: PaletteAs,
+    asked: Sequence[str | int] | None,
 ) -> tuple[_Description, Reader]:
     inner = list(dataset.subdatasets)
     if dataset.count == 0:
         _subdataset(name, inner, None)
     shape = (int(dataset.height), int(dataset.width))
-    colours = list(dataset.colorinterp)
-    alpha = colours.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in colours[1:] else None
+    alpha = _alpha(dataset, asked)
     indexes = tuple(i for i in range(1, dataset.count + 1) if i != alpha)
     dtype = str(dataset.dtypes[indexes[0] - 1])
     block = dataset.block_shapes[0]
     _check_blocks(name, shape, (int(block[0]), int(block[1])), dtype)
-    geobox, notes = _georeference(dataset, name, shape)
+    geobox, notes = _georeference(dataset, shape)
     located = geobox.crs is not None
+    if alpha is not None and alpha == dataset.count:
+        notes.append(f"band {alpha} is read as transparency; if it is data, ask for {alpha} too")
     if inner and dataset.count:
         notes.append(f"the file holds {len(inner)} rasters, this is the first; see subdataset=")
     bands = _band_names(dataset, indexes)
@@ -655,7 +725,7 @@ def _described(
         colours=tuple(table.items()),
         path=name,
         stamp=_stamp(name),
-        unplaced=None if located or dataset.transform.is_identity else dataset.transform,
+        unplaced=None if located or not _is_place(dataset.transform) else dataset.transform,
     )
     return about, reader
 
@@ -672,7 +742,7 @@ def _check_blocks(name: str, shape: tuple[int, int], block: tuple[int, int], dty
         )
 
 
-def _georeference(dataset: Any, name: str, shape: tuple[int, int]) -> tuple[GeoBox, list[str]]:
+def _georeference(dataset: Any, shape: tuple[int, int]) -> tuple[GeoBox, list[str]]:
     affine, crs = dataset.transform, dataset.crs
     frame = pixel_geobox(shape)
     if affine == Affine.identity():
@@ -685,11 +755,8 @@ def _georeference(dataset: Any, name: str, shape: tuple[int, int]) -> tuple[GeoB
             return frame, ["placed by a sensor model (RPC) only, not used: positions are pixels"]
         return frame, [_NO_GEOREFERENCE]
     if not _is_usable(affine):
-        raise RasterError(
-            f"{name} has the geotransform {tuple(affine)[:6]}",
-            "its pixels have no area: the header is damaged",
-            "set another one with transform= and crs=, or repair it with gdal_edit.py",
-        )
+        note = f"the geotransform {tuple(affine)[:6]} gives pixels no area and is not used"
+        return frame, [f"{note}: positions are pixels; see transform="]
     if not crs:
         return frame, ["a geotransform without a CRS is not used: positions are pixels; see crs="]
     try:

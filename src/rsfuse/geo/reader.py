@@ -139,8 +139,8 @@ class FileReader:
         valid = np.ones((int(place.height), int(place.width)), bool)
         if self.alpha is not None:
             opaque = dataset.read(self.alpha, window=place)
-            full = np.iinfo(opaque.dtype).max if opaque.dtype.kind in "iu" else 1.0
-            valid &= opaque >= full / 2
+            # What "opaque" is in files of more bits depends on their writer: 1, 255 or 65535.
+            valid &= opaque >= (128 if opaque.dtype == np.uint8 else 0.5)
         flags = dataset.mask_flag_enums
         for index in indexes:
             known = {MaskFlags.all_valid, MaskFlags.alpha}

@@ -23,7 +23,7 @@ PAIR_WEIGHTS = (-11.176, 3.958, 0.720)
 # Intercept and weights of the features of `tie_point_features`.
 TIE_POINT_WEIGHTS = (1.135, 0.369, 0.205, -0.985)
 
-OK_CONFIDENCE = 0.9
+OK_CONFIDENCE = 0.7
 WEAK_CONFIDENCE = 0.1
 FEW_TIE_POINTS = 12
 
