@@ -234,3 +234,81 @@ def test_memory_sizes(text: str, size: int) -> None:
 def test_memory_sizes_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="not an amount of memory"):
         parse_memory(text)
+
+
+WORLD = GeoBox((1800, 3600), Affine(0.1, 0, -180, 0, -0.1, 90), "EPSG:4326")
+FIJI = GeoBox((2000, 2000), Affine(100, 0, 720_000, 0, -100, 8_100_000), "EPSG:32760")
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857"])
+def test_overlap_of_a_scene_with_a_map_of_the_world_is_the_scene(crs: str) -> None:
+    world = WORLD
+    if crs == "EPSG:3857":
+        world = GeoBox(
+            (4000, 4000), Affine(10_018.75, 0, -2.00375e7, 0, -10_018.75, 2.00375e7), crs
+        )
+    assert overlap(UTM, world) == Window(0, 0, 80, 50)
+    part = overlap(world, UTM)
+    assert (part.w, part.h) <= (2, 2)
+
+
+def test_overlap_across_the_meridian_of_180_degrees_is_what_both_show() -> None:
+    east = GeoBox((500, 500), Affine(0.01, 0, 175, 0, -0.01, -15), "EPSG:4326")
+    west = GeoBox((500, 500), Affine(0.01, 0, -180, 0, -0.01, -15), "EPSG:4326")
+    for other in (east, west):
+        seen_by_other = pixel_mapping(other, FIJI)(pixel_centres((500, 500)))
+        shared = ((seen_by_other > 0) & (seen_by_other < 2000)).all(axis=1).reshape(500, 500)
+        rows, columns = np.nonzero(shared)
+        window = overlap(other, FIJI)
+        margin = 500 // 64
+        for start, size, found in (
+            (window.x, window.w, columns), (window.y, window.h, rows),
+        ):  # fmt: skip
+            assert found.min() - margin <= start <= found.min()
+            assert found.max() < start + size <= found.max() + 1 + margin
+    assert overlap(FIJI, WORLD) == Window(0, 0, 2000, 2000)
+
+
+def test_overlap_with_a_map_around_the_pole_reaches_the_pole() -> None:
+    polar = GeoBox((2000, 2000), Affine(1000, 0, -1e6, 0, -1000, 1e6), "EPSG:3413")
+    assert overlap(polar, WORLD) == Window(0, 0, 2000, 2000)
+    window = overlap(WORLD, polar)
+    assert (window.x, window.y, window.w) == (0, 0, 3600)
+    corner_lat = 90 - (window.y + window.h) / 10
+    assert 90 - 13.2 - 180 / 64 < corner_lat < 90 - 12.7
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32760"])
+def test_longitudes_beyond_180_degrees_are_the_same_places(crs: str) -> None:
+    pacific = GeoBox((1800, 3600), Affine(0.1, 0, 0, 0, -0.1, 90), "EPSG:4326")
+    source = FIJI
+    if crs == "EPSG:4326":
+        source = GeoBox((100, 100), Affine(0.01, 0, -179, 0, -0.01, -17), crs)
+    through_world = pixel_mapping(source, WORLD)(pixel_centres((100, 100)))
+    through_pacific = pixel_mapping(source, pacific)(pixel_centres((100, 100)))
+    turned = (through_pacific - through_world + [0, 0]) % [3600, 1e9]
+    np.testing.assert_allclose(turned[:, 1], 0, atol=1e-9)
+    np.testing.assert_allclose(turned[:, 0], 1800, atol=1e-6)
+    assert overlap(source, pacific) == Window(0, 0, *source.shape[::-1])
+
+
+def test_both_edges_of_a_world_map_keep_their_place() -> None:
+    edges = np.array([[0.0, 900.0], [3600.0, 900.0]])
+    finer = GeoBox((3600, 7200), Affine(0.05, 0, -180, 0, -0.05, 90), "EPSG:4326")
+    np.testing.assert_allclose(pixel_mapping(WORLD, finer)(edges), 2 * edges, atol=1e-6)
+
+
+def test_pixel_numbers_under_the_name_of_degrees_are_not_wrapped() -> None:
+    grid = GeoBox((5000, 5000), Affine(1, 0, 0, 0, -1, 5000), "EPSG:4326")
+    xy = np.array([[0.5, 0.5], [4999.5, 2500.0]])
+    np.testing.assert_allclose(pixel_mapping(grid, grid)(xy), xy)
+
+
+def test_crs_without_a_place_on_the_ground_is_refused() -> None:
+    drawing = GeoBox((9, 9), Affine(1, 0, 0, 0, -1, 0), 'LOCAL_CS["site",UNIT["metre",1]]')
+    for pair in ((drawing, UTM), (UTM, drawing)):
+        with pytest.raises(GridError, match="no transformation leads"):
+            pixel_mapping(*pair)
+        with pytest.raises(GridError, match="no transformation leads"):
+            overlap(*pair)
+    assert gsd_m(drawing) == 1.0

@@ -27,7 +27,7 @@ def test_number(value: float | None, text: str) -> None:
     [(0.31, "31.0 cm"), (5.0, "5.00 m"), (371.2, "371 m"), (25000.0, "25.0 km"), (None, "–")],
 )
 def test_metres(value: float | None, text: str) -> None:
-    assert wording.ground(value) == text
+    assert wording.metres(value) == text
 
 
 @pytest.mark.parametrize(

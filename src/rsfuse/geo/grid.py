@@ -336,7 +336,7 @@ def _common_bounds(a: GeoBox, b: GeoBox) -> tuple[float, float, float, float] | 
         region = shapely.make_valid(shapely.Polygon(outline))
         # The outline is right when it divides the pixels of `a` as the mapping itself does.
         doubtful = lattice[shapely.contains_xy(region, lattice) != seen]
-        away = shapely.distance(shapely.points(doubtful), region.boundary)
+        away = shapely.distance(shapely.points(doubtful), shapely.LinearRing(outline))
         tolerance = max(1.0, 1e-3 * max(height, width))
         if (
             not (away > tolerance).any()

@@ -72,8 +72,8 @@ class RasterArea:
         if self.mapping is None and shape == window.shape:
             raster = self.source.read(window)
             return np.asarray(raster.valid & (raster.data[0] != 0))
-        x = window.x + (np.arange(shape[1]) + 0.5) * (window.w / shape[1])
-        y = window.y + (np.arange(shape[0]) + 0.5) * (window.h / shape[0])
+        x = window.x + (np.arange(shape[1], dtype=np.float64) + 0.5) * (window.w / shape[1])
+        y = window.y + (np.arange(shape[0], dtype=np.float64) + 0.5) * (window.h / shape[0])
         return self._nearest(x, y)
 
     def _nearest(self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Mask:

@@ -547,8 +547,12 @@ def _from_array(
         return about, ArrayReader(source.data, _without(source.data, source.valid, nodata))
     try:
         array = np.ma.asanyarray(source) if np.ma.isMaskedArray(source) else np.asarray(source)
-    except ValueError:  # rows of different lengths
-        array = np.empty(0)
+    except ValueError as error:
+        raise InputError(
+            f"{type(source).__name__} is no array: {reason_of(error)}",
+            "a raster is numbers (H, W) or (C, H, W)",
+            "give all rows the same length",
+        ) from error
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "buifc":
         raise InputError(

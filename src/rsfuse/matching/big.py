@@ -45,8 +45,8 @@ class Measured(NamedTuple):
         exit_code: What the command returned.
         seconds: Wall time.
         peak_bytes: Largest sum of resident memory over the process and its descendants, sampled
-            ten times a second, and never below what the system reports for the largest of them.
-            Pages that processes share count once for each: an upper bound.
+            ten times a second; where there is no /proc, what the system reports for the largest of
+            them. Pages that processes share count once for each: an upper bound.
         stderr: The last lines that the command wrote to stderr.
     """
 
@@ -76,11 +76,9 @@ def run_measured(command: list[str]) -> Measured:
         process.returncode = os.waitstatus_to_exitcode(status)
         errors.seek(0)
         text = errors.read().decode(errors="replace")
-    # Linux counts in KiB, macOS in bytes.
+    # KiB on Linux, bytes on macOS; on Linux it starts at the peak of the process that forked.
     largest = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Measured(
-        process.returncode, seconds, max(peak, largest), "\n".join(text.splitlines()[-3:])
-    )
+    return Measured(process.returncode, seconds, peak or largest, "\n".join(text.splitlines()[-3:]))
 
 
 def _tree_bytes(root: int) -> int:
