@@ -141,7 +141,7 @@ def test_demo_registers_the_simulated_pair_and_tells_about_it(
     no_data: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "demo"
-    assert main(["demo", "-o", str(folder), "--size", "512", "--json"]) == 0
+    assert main(["demo", "-o", str(folder), "--size", "1024", "--json"]) == 0
     outcome = json.loads(capsys.readouterr().out)
     assert outcome["status"] == "ok"
     assert outcome["error_px"]["mean"] < 2.0
@@ -149,7 +149,7 @@ def test_demo_registers_the_simulated_pair_and_tells_about_it(
     page = (folder / "index.html").read_text("utf-8")
     truth = demo.pose(
         np.array(read_json(folder / "scene" / "truth" / "transform.json")["transform_px"]),
-        (512, 512),
+        (1024, 1024),
     )
     assert f"{truth.rotation_deg:.3f}°".replace("-", "−") in page
     assert page.count("<figcaption>") == 2

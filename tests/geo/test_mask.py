@@ -183,3 +183,59 @@ def test_fingerprint_tells_masks_apart(image: Path, tmp_path: Path) -> None:
     assert len({open_raster(image, mask=mask).fingerprint for mask in masks}) == len(masks)
     again = open_raster(image, mask=first).fingerprint
     assert again == open_raster(image, mask=first).fingerprint
+
+
+def test_long_edges_of_polygons_follow_the_map_they_were_drawn_on(
+    write_raster: Write, tmp_path: Path
+) -> None:
+    # A parallel is curved in UTM: the middle of a chord of 2 degrees lies kilometres away from it.
+    place = (1000.0, 0.0, 400_000.0, 0.0, -1000.0, 7_000_000.0)
+    image = write_raster(np.ones((200, 200), np.uint8), "wide.tif", transform=place)
+    lat = 62.2
+    path = write_polygons(tmp_path / "aoi.gpkg", [shapely.box(-20, 40, 26, lat)], "EPSG:4326")
+    y, x = np.indices((200, 200)) + 0.5
+    to_lonlat = pyproj.Transformer.from_crs("EPSG:32631", "EPSG:4326", always_xy=True)
+    _, north = to_lonlat.transform(400_000 + 1000 * x, 7_000_000 - 1000 * y)
+    wrong = open_raster(image, mask=path).read().valid != (north < lat)
+    assert 0.2 < (north < lat).mean() < 0.9
+    assert np.abs(north[wrong] - lat).max(initial=0) < 1e-3  # a tenth of a pixel
+
+
+def test_polygon_of_the_whole_world_leaves_the_whole_image(
+    write_raster: Write, image: Path, tmp_path: Path
+) -> None:
+    world = write_polygons(tmp_path / "w.gpkg", [shapely.box(-180, -90, 180, 90)], "EPSG:4326")
+    assert open_raster(image, mask=world).read().valid.all()
+    place = (20_000.0, 0.0, -800_000.0, 0.0, -20_000.0, 800_000.0)
+    polar = write_raster(np.ones((80, 80), np.uint8), "p.tif", crs="EPSG:3413", transform=place)
+    assert open_raster(polar, mask=world).read().valid.mean() > 0.95
+
+
+def test_mask_is_the_same_in_parts_and_at_once(
+    image: Path, write_raster: Write, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    finer = (rng.uniform(size=(317, 401)) < 0.5).astype(np.uint8)
+    path = write_raster(finer, "finer.tif", transform=(1.5, 0.1, LEFT, -0.2, -1.4, TOP))
+    at_once = open_raster(image, mask=path).read().valid
+    read = open_raster.__globals__["RasterSource"].read
+    sizes = []
+
+    def counted(self: object, window: Window | None = None, **options: object) -> object:
+        sizes.append(0 if window is None else window.w * window.h)
+        return read(self, window, **options)
+
+    monkeypatch.setattr("rsfuse.geo.mask._POINTS_AT_ONCE", 200)
+    monkeypatch.setattr("rsfuse.geo.mask._PIXELS_AT_ONCE", 3000)
+    source = open_raster(image, mask=path)
+    monkeypatch.setattr("rsfuse.geo.raster.RasterSource.read", counted)
+    np.testing.assert_array_equal(source._area.at(Window(0, 0, 60, 40), (40, 60)), at_once)
+    assert len(sizes) > 4
+    assert max(sizes) <= 3000
+
+
+def test_collections_of_polygons_are_taken_apart(image: Path, tmp_path: Path) -> None:
+    parts = shapely.MultiPolygon([on_map(0, 0, 5, 5), on_map(10, 10, 20, 20)])
+    both = shapely.GeometryCollection([parts, on_map(30, 0, 40, 5), shapely.Point(LEFT, TOP)])
+    path = write_polygons(tmp_path / "aoi.gpkg", [both], "EPSG:32631")
+    expected = box_mask(0, 0, 5, 5) | box_mask(10, 10, 20, 20) | box_mask(30, 0, 40, 5)
+    np.testing.assert_array_equal(open_raster(image, mask=path).read().valid, expected)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import rasterio.shutil
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.control import GroundControlPoint
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning
 
 from rsfuse.errors import BandError, GridError, InputError, RasterError
@@ -246,7 +247,7 @@ def test_names_that_repeat_are_told_apart(write_raster: Write) -> None:
     assert open_raster(path).bands == ("vv", "vv_2")
 
 
-@pytest.mark.parametrize("band", ["gren", 0, 3, -1, "9"])
+@pytest.mark.parametrize("band", ["gren", 0, 3, -1, "9", "²", 1.5])
 def test_missing_band_names_those_that_exist(tiny_raster: Path, band: str | int) -> None:
     with pytest.raises(BandError, match="1 red, 2 nir"):
         open_raster(tiny_raster, bands=(band,))
@@ -354,6 +355,60 @@ def test_transparent_pixels_are_invalid_and_alpha_is_no_band(tmp_path: Path) -> 
         assert np.argwhere(~source.read(bands=["green"]).valid).tolist() == [[1, 2]]
 
 
+def write_four(path: Path, values: tuple[int, ...], dtype: str, names: tuple[str, ...]) -> Path:
+    """A GeoTIFF of four bands of which GDAL declares the last as alpha."""
+    declared = {} if dtype == "uint8" else {"photometric": "RGB", "alpha": "YES"}
+    with rasterio.open(
+        path, "w", driver="GTiff", width=5, height=4, count=4, dtype=dtype, crs="EPSG:32631",
+        transform=PLACE, **declared,
+    ) as file:  # fmt: skip
+        for index, value in enumerate(values, 1):
+            file.write(np.full((4, 5), value, dtype), index)
+        for index, name in enumerate(names, 1):
+            file.set_band_description(index, name)
+        assert file.colorinterp[3] == ColorInterp.alpha
+    return path
+
+
+def test_infrared_band_that_gdal_calls_alpha_is_data_where_it_has_a_name(tmp_path: Path) -> None:
+    names = ("red", "green", "blue", "nir")
+    path = write_four(tmp_path / "rgbn.tif", (9, 8, 7, 20), "uint8", names)
+    with open_raster(path) as source:
+        assert source.bands == names
+        raster = source.read()
+        assert raster.valid.all()
+        np.testing.assert_array_equal(raster.data[:, 0, 0], (9, 8, 7, 20))
+        assert source.notes == ()
+
+
+def test_infrared_band_that_gdal_calls_alpha_is_data_where_its_number_is_given(
+    tmp_path: Path,
+) -> None:
+    path = write_four(tmp_path / "rgbn.tif", (9, 8, 7, 20), "uint8", ())
+    with open_raster(path) as source:
+        assert source.bands == ("red", "green", "blue")
+        assert not source.read().valid.any()
+        assert "ask for 4" in source.notes[0]
+    with open_raster(path, bands=(4, 1)) as source:
+        assert source.bands == ("band4", "red")
+        assert source.read().valid.all()
+        np.testing.assert_array_equal(source.read().data[:, 0, 0], (20, 9))
+
+
+@pytest.mark.parametrize("opaque", [1, 255, 65535])
+def test_alpha_of_16_bits_is_opaque_by_any_custom(tmp_path: Path, opaque: int) -> None:
+    path = write_four(
+        tmp_path / "rgba.tif", (900, 800, 700, opaque), "uint16", ("", "", "", "alpha")
+    )
+    with rasterio.open(path, "r+") as file:
+        alpha = np.full((4, 5), opaque, np.uint16)
+        alpha[2, 3] = 0
+        file.write(alpha, 4)
+    with open_raster(path) as source:
+        assert source.bands == ("red", "green", "blue")
+        assert np.argwhere(~source.read().valid).tolist() == [[2, 3]]
+
+
 @pytest.mark.parametrize("internal", ["YES", "NO"])
 def test_mask_of_the_file_is_respected_at_every_resolution(
     tmp_path: Path, write_raster: Write, internal: str
@@ -444,6 +499,23 @@ def test_geotransform_without_crs_is_not_used_until_the_crs_is_given(tmp_path: P
     assert open_raster(path, crs=32631).geobox == placed.geobox
 
 
+def test_geotransform_without_area_is_a_note_and_can_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "flat.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", width=5, height=4, count=1, dtype="uint8", crs="EPSG:32631",
+        transform=Affine(0, 0, 5, 0, 0, 5),
+    ) as file:  # fmt: skip
+        file.write(np.ones((1, 4, 5), np.uint8))
+    with open_raster(path) as source:
+        assert source.geobox == pixel_geobox((4, 5))
+        assert "no area" in source.notes[0]
+    with open_raster(path, transform=PLACE, crs="EPSG:32631") as source:
+        assert source.geobox == GeoBox((4, 5), PLACE, "EPSG:32631")
+        assert source.notes == ()
+    with pytest.raises(GridError, match="no geotransform"):
+        open_raster(path, crs="EPSG:32631")
+
+
 def test_place_that_is_given_replaces_that_of_the_file(tiny_raster: Path) -> None:
     moved = open_raster(tiny_raster, transform=(10, 0, 7, 0, -10, 9))
     assert moved.geobox == GeoBox((40, 60), Affine(10, 0, 7, 0, -10, 9), "EPSG:32631")
@@ -499,6 +571,12 @@ def test_window_that_misses_the_raster_is_invalid(tiny_raster: Path) -> None:
 def test_empty_window_is_refused(tiny_raster: Path) -> None:
     with pytest.raises(InputError, match="at least one pixel"):
         open_raster(tiny_raster).read(Window(0, 0, 0, 5))
+
+
+@pytest.mark.parametrize("window", [(0, 0, 2), (0, 0, 2, 2, 2), (0.5, 0, 2, 2), "abcd"])
+def test_what_is_no_window_is_refused(tiny_raster: Path, window: object) -> None:
+    with pytest.raises(InputError, match="is not a window"):
+        open_raster(tiny_raster).read(window)
 
 
 def test_reduced_read_is_the_mean_of_the_valid_pixels(write_raster: Write) -> None:
@@ -693,6 +771,28 @@ def test_file_that_is_no_raster_is_refused(tmp_path: Path, content: bytes) -> No
     with pytest.raises(RasterError, match=r"a\.tif") as caught:
         open_raster(path).read()
     check_three_beats(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("", "name of the raster is empty"),
+        (" ", "name of the raster is empty"),
+        ("a" * 5000, "does not exist"),
+        ("a\0b", "does not exist"),
+        ("nowhere/a.tif", "no folder nowhere"),
+    ],
+)
+def test_name_that_can_be_no_file_is_refused(name: str, match: str) -> None:
+    with pytest.raises(RasterError, match=match) as caught:
+        open_raster(name)
+    assert all((caught.value.what, caught.value.why, caught.value.fix))
+
+
+@pytest.mark.parametrize("options", [{"complex_as": "dB"}, {"palette_as": "colours"}])
+def test_unknown_choice_names_the_known_ones(tiny_raster: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="it is one of"):
+        open_raster(tiny_raster, **options)
 
 
 def test_folder_is_refused(tmp_path: Path) -> None:
