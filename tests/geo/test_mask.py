@@ -12,7 +12,7 @@ from affine import Affine
 
 from rsfuse.errors import GridError, RasterError
 from rsfuse.geo.grid import Window
-from rsfuse.geo.raster import open_raster
+from rsfuse.geo.raster import Raster, RasterSource, open_raster
 
 Write = Callable[..., Path]
 LEFT, TOP = 500_000.0, 5_400_000.0
@@ -217,20 +217,22 @@ def test_mask_is_the_same_in_parts_and_at_once(
     finer = (rng.uniform(size=(317, 401)) < 0.5).astype(np.uint8)
     path = write_raster(finer, "finer.tif", transform=(1.5, 0.1, LEFT, -0.2, -1.4, TOP))
     at_once = open_raster(image, mask=path).read().valid
-    read = open_raster.__globals__["RasterSource"].read
+    read = RasterSource.read
     sizes = []
 
-    def counted(self: object, window: Window | None = None, **options: object) -> object:
-        sizes.append(0 if window is None else window.w * window.h)
-        return read(self, window, **options)
+    def counted(self: RasterSource, window: Window) -> Raster:
+        sizes.append(window.w * window.h)
+        return read(self, window)
 
     monkeypatch.setattr("rsfuse.geo.mask._POINTS_AT_ONCE", 200)
     monkeypatch.setattr("rsfuse.geo.mask._PIXELS_AT_ONCE", 3000)
-    source = open_raster(image, mask=path)
-    monkeypatch.setattr("rsfuse.geo.raster.RasterSource.read", counted)
-    np.testing.assert_array_equal(source._area.at(Window(0, 0, 60, 40), (40, 60)), at_once)
-    assert len(sizes) > 4
-    assert max(sizes) <= 3000
+    monkeypatch.setattr(RasterSource, "read", counted)
+    whole = Window(0, 0, 60, 40)
+    np.testing.assert_array_equal(open_raster(image, mask=path).read(whole).valid, at_once)
+    image_itself, *of_mask = sizes
+    assert image_itself == 60 * 40
+    assert len(of_mask) > 4
+    assert max(of_mask) <= 3000
 
 
 def test_collections_of_polygons_are_taken_apart(image: Path, tmp_path: Path) -> None:
