@@ -277,15 +277,17 @@ def _fill(
     """Write values at positions (h, w, 2) into `data` and `valid`."""
     height, width = source.shape
     factor = np.array(prefilter.factors)
+    x, y = position[..., 0], position[..., 1]
     with np.errstate(invalid="ignore"):
-        inside = (position >= 0) & (position < (width, height))
-    known = np.asarray(inside.all(axis=-1))
+        known = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     if not known.any():
         return
-    reduced = position / factor
+    # Axis by axis: NumPy takes five times as long over a last axis of two.
+    least = np.array([axis.min(where=known, initial=np.inf) for axis in (x, y)]) / factor
+    most = np.array([axis.max(where=known, initial=-np.inf) for axis in (x, y)]) / factor
     reach = taps // 2 + 1 + prefilter.margin
-    low = np.floor(reduced[known].min(axis=0)).astype(np.int64) - reach
-    high = np.floor(reduced[known].max(axis=0)).astype(np.int64) + 1 + reach
+    low = np.floor(least).astype(np.int64) - reach
+    high = np.floor(most).astype(np.int64) + 1 + reach
     size = -(-np.array([width, height]) // factor)
     low, high = np.maximum(low, 0), np.minimum(high, size)
     w, h = (int(side) for side in high - low)
@@ -297,19 +299,14 @@ def _fill(
             _fill(source, position[at], prefilter, taps, bands, data[(slice(None), *at)], valid[at])
         return
     fx, fy = prefilter.factors
-    x, y = (int(first) for first in low)
-    raster = source.read(Window(x * fx, y * fy, w * fx, h * fy), shape=(h, w), bands=bands)
+    left, top = (int(first) for first in low)
+    raster = source.read(Window(left * fx, top * fy, w * fx, h * fy), shape=(h, w), bands=bands)
     pixels, usable = _smoothed(raster.data, raster.valid, prefilter.sigmas_px)
-    sample(
-        pixels,
-        usable,
-        np.where(known[..., None], reduced, np.nan),
-        (x, y),
-        (int(size[0]), int(size[1])),
-        taps,
-        data,
-        valid,
-    )
+    if prefilter.factors != (1, 1):
+        # The last reduced pixel may reach beyond the image.
+        position = np.where(known[..., None], position / factor, np.nan)
+    corner, end = (left, top), (int(size[0]), int(size[1]))
+    sample(pixels, usable, position, corner, end, taps, data, valid)
 
 
 def _smoothed(
