@@ -597,6 +597,33 @@ def test_reduced_pixel_is_valid_when_half_of_it_is(write_raster: Write) -> None:
     assert reduced.data[0, 0, 0] == pytest.approx(image[:, 2:4].mean())
 
 
+@pytest.mark.parametrize("overviews", [False, True])
+def test_reduced_read_of_a_colour_table_invents_no_class(tmp_path: Path, overviews: bool) -> None:
+    path = tmp_path / "classes.tif"
+    rng = np.random.default_rng(3)
+    classes = rng.choice(np.array([1, 200], np.uint8), (1, 64, 60))
+    with rasterio.open(
+        path, "w", driver="GTiff", width=60, height=64, count=1, dtype="uint8", nodata=0,
+        crs="EPSG:32631", transform=PLACE,
+    ) as file:  # fmt: skip
+        file.write(classes)
+        file.write_colormap(1, {1: (255, 0, 0, 255), 200: (0, 0, 255, 255)})
+    if overviews:
+        with rasterio.open(path, "r+") as file:
+            file.build_overviews([2], Resampling.nearest)
+    with open_raster(path) as source:
+        raster = source.read(Window(-12, 0, 72, 64), shape=(16, 18))
+        assert set(np.unique(raster.data[0][raster.valid])) == {1.0, 200.0}
+        assert not raster.valid[:, :3].any()
+        assert raster.valid[:, 3:].all()
+        if not overviews:
+            np.testing.assert_array_equal(raster.data[0, :, 3:], classes[0, 2::4, 2::4])
+    if not overviews:
+        mean = open_raster(path, palette_as="rgb").read(shape=(1, 1)).data[:, 0, 0]
+        red = 255 * (classes == 1).mean()
+        np.testing.assert_allclose(mean, (red, 0, 255 - red), rtol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(7, 9), (13, 59), (40, 10), (1, 1)])
 def test_reduction_by_any_ratio_keeps_the_mean(write_raster: Write, size: tuple[int, int]) -> None:
     image = pattern((40, 60), "float32")
@@ -728,6 +755,23 @@ def test_fingerprint_changes_with_content(write_raster: Write) -> None:
     changed[0, 0] += 1
     assert open_raster(image).fingerprint == open_raster(image.copy()).fingerprint
     assert open_raster(image).fingerprint != open_raster(changed).fingerprint
+
+
+def test_fingerprint_changes_with_the_files_that_belong_to_it(write_raster: Write) -> None:
+    path = write_raster(pattern((64, 64), "uint8"))
+    first = open_raster(path).fingerprint
+    (path.parent / "raster.tif.aux.xml").write_text("<PAMDataset></PAMDataset>")
+    assert open_raster(path).fingerprint == first
+    vrt = path.with_suffix(".vrt")
+    rasterio.shutil.copy(path, vrt, driver="VRT")
+    through_vrt = open_raster(vrt).fingerprint
+    stat = path.stat()
+    with gdal_settings(GDAL_TIFF_INTERNAL_MASK="NO"), rasterio.open(path, "r+") as file:
+        file.write_mask(np.zeros((64, 64), np.uint8))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert open_raster(path).fingerprint != first
+    os.utime(path, (5, 5))
+    assert open_raster(vrt).fingerprint != through_vrt
 
 
 def test_fingerprint_changes_with_what_is_read(tmp_path: Path, write_raster: Write) -> None:

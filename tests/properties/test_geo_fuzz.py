@@ -129,7 +129,7 @@ def ask(paths: list[Path]) -> tuple[list[str], str]:
         input="".join(f"{path}\n" for path in paths),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,  # two seconds on an idle machine
         check=False,
     )
     answers = done.stdout.splitlines()

@@ -40,7 +40,7 @@ from rsfuse.geo.grid import (
 )
 from rsfuse.geo.mask import VECTOR_SUFFIXES, RasterArea, UsableArea, read_polygons
 from rsfuse.geo.reader import ArrayReader, FileReader, Reader, open_dataset
-from rsfuse.geo.reduce import FloatImage, Mask, average, cover
+from rsfuse.geo.reduce import FloatImage, Mask, average, cover, nearest
 
 ComplexAs = Literal["amplitude", "db"]
 PaletteAs = Literal["index", "rgb"]
@@ -210,6 +210,7 @@ class RasterSource:
 
         A reduced read averages the valid pixels under each coarser pixel, from an overview where
         the file has one that is fine enough, and never holds more than a strip of the source.
+        Values that point into a colour table are not averaged: the pixel at the centre is taken.
 
         Args:
             window: The whole raster when None; what lies outside the raster is invalid.
@@ -295,7 +296,15 @@ class RasterSource:
                     fine.shape,
                 )
                 pixels[:, ~usable] = 0.0
-            data[:, strip], valid[strip] = average(pixels, usable, part, columns)
+            if self.colours:
+                y = (
+                    window.y + (np.arange(strip.start, strip.stop) + 0.5) * window.h / size[0]
+                ) * fy
+                x = (window.x + (np.arange(size[1]) + 0.5) * window.w / size[1]) * fx
+                result = nearest(pixels, usable, y - fine.y, x - fine.x)
+            else:
+                result = average(pixels, usable, part, columns)
+            data[:, strip], valid[strip] = result
         return data, valid
 
     def _level(self, window: Window, size: tuple[int, int]) -> int | None:
@@ -728,7 +737,7 @@ def _described(
         nodata=None if palette is not None else reader.nodata[0],
         colours=tuple(table.items()),
         path=name,
-        stamp=_stamp(name),
+        stamp=_stamp(name, () if is_remote(name) else dataset.files),
         unplaced=None if located or not _is_place(dataset.transform) else dataset.transform,
     )
     return about, reader
@@ -794,10 +803,15 @@ def _radiometry(dataset: Any) -> str:
     return "db" if str(dataset.units[0] or "").strip().lower() == "db" else "dn"
 
 
-def _stamp(name: str) -> str:
-    """What changes when the file does."""
-    try:
-        found = os.stat(name)
-    except (OSError, ValueError):
-        return json.dumps([name])
-    return json.dumps([os.path.abspath(name), found.st_size, found.st_mtime_ns])
+def _stamp(name: str, files: Sequence[str]) -> str:
+    """What changes when the file does, or its overviews, its mask, or the sources of a VRT."""
+    stamps: list[Any] = [name]
+    for path in sorted({name, *files}):
+        if path.endswith(".aux.xml"):  # written by whoever looks at the statistics
+            continue
+        try:
+            found = os.stat(path)
+        except (OSError, ValueError):
+            continue
+        stamps.append([os.path.abspath(path), found.st_size, found.st_mtime_ns])
+    return json.dumps(stamps)

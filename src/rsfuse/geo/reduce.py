@@ -81,3 +81,22 @@ def average(data: FloatImage, valid: Mask, rows: Cover, columns: Cover) -> tuple
     for mean, band in zip(means, data, strict=True):
         mean[...] = np.where(usable, total(band) / divisor, 0.0)
     return means, usable
+
+
+def nearest(
+    data: FloatImage, valid: Mask, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]
+) -> tuple[FloatImage, Mask]:
+    """Pixels at a lattice of positions, and which of them are valid; none is valid outside.
+
+    Args:
+        data: (C, h, w).
+        valid: (h, w).
+        y: Rows of the lattice, in pixels of `data`.
+        x: Columns of the lattice.
+    """
+    row, column = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
+    height, width = valid.shape
+    inside = ((row >= 0) & (row < height))[:, None] & ((column >= 0) & (column < width))
+    at = np.ix_(np.clip(row, 0, height - 1), np.clip(column, 0, width - 1))
+    usable = np.asarray(valid[at] & inside)
+    return np.asarray(np.where(usable, data[:, at[0], at[1]], np.float32(0))), usable
