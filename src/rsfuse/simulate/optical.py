@@ -32,10 +32,11 @@ PAN_WEIGHTS = np.array([0.12, 0.30, 0.36, 0.22], np.float32)
 
 @dataclass(frozen=True)
 class Clouds:
-    """Opacity of clouds and of the shadows they cast, both from 0 to 1."""
+    """Opacity of clouds, of the shadows they cast, and how bright they are, all from 0 to 1."""
 
     cover: Field
     shade: Field
+    glow: Field
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Camera:
         image += _AIR + self.haze * _HAZE
         if self.clouds is not None:
             opacity = self._share(self.clouds.cover, start, stop)[..., None]
-            image += opacity * (_CLOUD * (0.8 + 0.2 * opacity) - image)
+            glow = self._share(self.clouds.glow, start, stop)[..., None]
+            image += opacity * (_CLOUD * (0.55 + 0.45 * glow) - image)
         return image
 
     def _share(self, field: Field, start: int, stop: int) -> Plane:
@@ -178,9 +180,14 @@ def _make_clouds(scene: Scene, share: float, sun: Sun, seed: int) -> Clouds:
     level = float(np.quantile(heaps, 1 - np.clip(share, 0, 1)))
     thick = np.clip((heaps - level) / 0.55 + 0.15, 0, 1)
     opacity = np.asarray(thick**0.7 * (0.80 + 0.2 * thick), np.float32)
+    # Thick parts and sides that face the sun are brighter.
+    slope_y, slope_x = np.gradient(cv2.GaussianBlur(heaps, (0, 0), 2.0), step_m / size_m)
+    glow = 0.35 + 0.4 * (heaps - level) - 0.02 * (slope_x * x + slope_y * y)
+    glow = np.asarray(np.clip(glow, 0, 1), np.float32)
     dx, dy = (round(d / step_m) for d in away_m)
     shade = np.asarray(cv2.GaussianBlur(opacity, (0, 0), max(12 / step_m, 0.5)), np.float32)
     return Clouds(
         Field(opacity[reach : reach + h, reach : reach + w], step_m),
         Field(shade[reach - dy : reach - dy + h, reach - dx : reach - dx + w], step_m),
+        Field(glow[reach : reach + h, reach : reach + w], step_m),
     )
