@@ -141,15 +141,12 @@ def test_outliers_are_not_kept(model: str, rng: np.random.Generator) -> None:
     assert found.inliers[60:].mean() > 0.9
 
 
-OUTLIERS_TRAIN = "a wrong shift explains some outliers, and the held-out fits train on them"
-
-
 @pytest.mark.parametrize(
     "model",
     [
         "shift",
         "similarity",
-        pytest.param("affine", marks=pytest.mark.xfail(reason=OUTLIERS_TRAIN)),
+        "affine",
         "homography",
     ],
 )
@@ -165,7 +162,6 @@ def test_the_held_out_error_is_close_to_the_noise(model: str, rng: np.random.Gen
     assert rms > np.sqrt((found.residual[found.inliers] ** 2).sum(axis=1).mean())
 
 
-@pytest.mark.xfail(reason=OUTLIERS_TRAIN)
 def test_what_was_not_kept_has_no_held_out_error(rng: np.random.Generator) -> None:
     found, _, _ = fit("affine", rng)
     assert np.isnan(found.held_out[~found.inliers]).all()

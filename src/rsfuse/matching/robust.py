@@ -24,6 +24,8 @@ BoolArray = npt.NDArray[np.bool_]
 HYPOTHESES = 600
 MAX_DEFORMATION = 0.25  # of a consensus against the placement that it starts from
 FOLDS = 5
+NEIGHBOURS = 8  # witnesses of a displacement
+NEIGHBOUR_PROBABILITY = 0.3  # of a tie point that may be one
 FIELD_POINTS = 80  # fewer tie points do not carry a field
 # A freer model must lower the held-out error below this share. Neighbouring templates overlap, so
 # held-out tie points are not quite independent of the fit, and the shares are strict.
@@ -137,6 +139,35 @@ def _evidence(inliers: BoolArray, radius: float, tolerance: float) -> float:
     return float(max(0.0, -(tail + np.log10(HYPOTHESES))))
 
 
+def neighbours_agree(
+    xy: FloatArray, shift: FloatArray, weights: FloatArray, *, tolerance: float, apart: float
+) -> BoolArray:
+    """Which displacements are close to those around them, whatever the global model.
+
+    A smooth deformation moves neighbours alike even where no matrix describes it.
+
+    Args:
+        xy: (N, 2) lattice positions.
+        shift: (N, 2) displacements.
+        weights: (N,) probabilities; doubtful neighbours have no say.
+        tolerance: Largest distance to the median of the neighbours.
+        apart: Neighbours nearer than this share most of their template and are no witnesses.
+    """
+    from scipy.spatial import cKDTree
+
+    trusted = np.flatnonzero(weights > NEIGHBOUR_PROBABILITY)
+    agree = np.zeros(len(xy), bool)
+    if len(trusted) < 2 * NEIGHBOURS:
+        return agree
+    distance, index = cKDTree(xy[trusted]).query(xy, k=min(6 * NEIGHBOURS, len(trusted)))
+    for i, (far, near) in enumerate(zip(distance, index, strict=True)):
+        chosen = trusted[near[far >= apart][:NEIGHBOURS]]
+        if len(chosen) >= NEIGHBOURS // 2:
+            gap = shift[i] - np.median(shift[chosen], axis=0)
+            agree[i] = float(np.hypot(*gap)) < tolerance
+    return agree
+
+
 class Fit(NamedTuple):
     """A transform and the tie points behind it.
 
@@ -205,7 +236,7 @@ def fit_transform(
     held: dict[str, FloatArray] = {}
     scores: dict[str, float] = {}
     for model in fits:
-        held[model] = _held_out(model, xy0, xy1, weights, inliers, fold, area)
+        held[model] = _held_out(model, xy0, xy1, weights, fits[model][1], inliers, fold, area)
         square = np.minimum(held[model][inliers], tolerance) ** 2
         known = np.isfinite(square)
         if known.any():
@@ -222,7 +253,8 @@ def fit_transform(
     residual = xy1 - transform.apply(xy0)
     spread = 1.4826 * float(np.median(np.abs(residual[keep]))) if keep.any() else float("nan")
     covariance = _covariance(transform, xy0[keep], weights[keep], max(spread, 0.02))
-    return Fit(transform, keep, residual, held[chosen], spread, covariance, scores)
+    held_out = np.where(keep, held[chosen], np.nan)
+    return Fit(transform, keep, residual, held_out, spread, covariance, scores)
 
 
 def _reweighted(
@@ -307,14 +339,15 @@ def _held_out(
     xy0: FloatArray,
     xy1: FloatArray,
     weights: FloatArray,
-    inliers: BoolArray,
+    keep: BoolArray,
+    judged: BoolArray,
     fold: npt.NDArray[np.intp],
     area: tuple[float, float, float, float],
 ) -> FloatArray:
-    """Distance of every inlier to a fit that did not see its fold."""
+    """Distance of the judged tie points to a fit on kept ones outside their fold; others NaN."""
     result = np.full(len(xy0), np.nan)
     for k in range(FOLDS):
-        train, test = inliers & (fold != k), inliers & (fold == k)
+        train, test = keep & (fold != k), judged & (fold == k)
         if not test.any():
             continue
         try:
@@ -326,7 +359,7 @@ def _held_out(
                     gap[train],
                     weights[train] + 1e-9,
                     area=area,
-                    cells=_lattice(int(inliers.sum()), area),
+                    cells=_lattice(int(keep.sum()), area),
                     stiffness=0.02,
                 )
                 result[test] = np.hypot(*(gap[test] - field(xy0[test])).T)
