@@ -13,7 +13,7 @@ from rsfuse.errors import ConfigError
 from rsfuse.matching import classic
 from rsfuse.matching.classic import PairReader, SearchRange, Stages, TiePointRows
 from rsfuse.matching.results import MatchResult, Reason, TiePoints
-from rsfuse.matching.robust import Fit, consensus, fit_transform
+from rsfuse.matching.robust import Fit, consensus, fit_transform, neighbours_agree
 from rsfuse.matching.trust import (
     FEW_TIE_POINTS,
     OK_CONFIDENCE,
@@ -375,7 +375,14 @@ def refine(
             )
             < 4.0
         )
-        weights = np.where(near, measured.measured.probability, 0.0)
+        agree = neighbours_agree(
+            measured.xy / factor,
+            moved,
+            measured.measured.probability,
+            tolerance=2.0,
+            apart=0.5 * _template(rect, factor),
+        )
+        weights = np.where(near | agree, measured.measured.probability, 0.0)
         found = fit_transform(
             measured.xy,
             measured.placed,

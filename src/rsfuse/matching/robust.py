@@ -29,6 +29,9 @@ NEIGHBOUR_PROBABILITY = 0.3  # of a tie point that may be one
 FIELD_POINTS = 80  # fewer tie points do not carry a field
 # A freer model must lower the held-out error below this share. Neighbouring templates overlap, so
 # held-out tie points are not quite independent of the fit, and the shares are strict.
+# Or it must explain this much more than the stiffer one: where a matrix is far from the truth, the
+# few tie points that it keeps fit it well.
+EXPLAINS_MORE = {"similarity": 1.1, "affine": 1.1, "homography": 1.15, "smooth": 1.25}
 MODEL_GAIN = {"similarity": 0.93, "affine": 0.93, "homography": 0.85, "smooth": 0.6}
 
 
@@ -235,11 +238,15 @@ def fit_transform(
     fold = _spatial_folds(xy0, area, rng)
     held: dict[str, FloatArray] = {}
     scores: dict[str, float] = {}
+    explained: dict[str, float] = {}
     for model in fits:
         held[model] = _held_out(model, xy0, xy1, weights, fits[model][1], inliers, fold, area)
         square = np.minimum(held[model][inliers], tolerance) ** 2
         known = np.isfinite(square)
         if known.any():
+            explained[model] = float(
+                (weights[inliers][known] * (1 - square[known] / tolerance**2)).sum()
+            )
             share = weights[inliers][known] + 1e-3
             scores[model] = float(np.sqrt(np.average(square[known], weights=share)))
     order = [m for m in ("shift", "similarity", "affine", "homography", "smooth") if m in scores]
@@ -247,7 +254,8 @@ def fit_transform(
         return None
     chosen = order[0]
     for model in order[1:]:
-        if scores[model] < MODEL_GAIN[model] * scores[chosen]:
+        sharper = scores[model] < MODEL_GAIN[model] * scores[chosen]
+        if sharper or explained[model] > EXPLAINS_MORE[model] * explained[chosen]:
             chosen = model
     transform, keep = fits[chosen]
     residual = xy1 - transform.apply(xy0)
