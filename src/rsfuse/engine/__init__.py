@@ -1,0 +1,1 @@
+"""Training and weights, the same for every task: configurations, the loop, model bundles."""
