@@ -373,8 +373,8 @@ def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_run_of_another_task_is_refused(match_run: MakeRun) -> None:
-    with pytest.raises(InputError, match="detect run"):
-        build_report(match_run(task="detect"))
+    with pytest.raises(InputError, match="train run"):
+        build_report(match_run(task="train"))
 
 
 def test_page_that_cannot_be_written_is_an_output_error(match_run: MakeRun) -> None:

@@ -5,7 +5,7 @@ another version, and a page that fails leaves the results as they are.
 """
 
 from rsfuse.report.build import build_report
-from rsfuse.report.match_page import Tile
+from rsfuse.report.parts import Tile
 from rsfuse.report.story import Chapter, Check, build_story
 
 __all__ = ["Chapter", "Check", "Tile", "build_report", "build_story"]

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import resources
@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 from rsfuse.errors import InputError, RsfuseError
 from rsfuse.report import wording
+from rsfuse.report.classify_page import classify_page
+from rsfuse.report.detect_page import detect_page
 from rsfuse.report.match_page import match_page
 from rsfuse.runs import RunRecord, atomic_path
 
@@ -20,6 +22,13 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 PAGE_NAME = "report.html"
+
+# Task of a run -> what works out its page; the template has the name of the task.
+PAGES: Mapping[str, Callable[..., Any]] = {
+    "match": match_page,
+    "detect": detect_page,
+    "classify": classify_page,
+}
 
 
 def build_report(run_dir: str | Path, output: str | Path | None = None) -> Path:
@@ -39,14 +48,17 @@ def build_report(run_dir: str | Path, output: str | Path | None = None) -> Path:
     """
     folder = Path(run_dir)
     record = RunRecord.load(folder)
-    if record.task != "match":
+    make_page = PAGES.get(record.task)
+    if make_page is None:
         raise InputError(
-            f"{folder} holds a {record.task} run", "pages exist for match runs", "see rsfuse info"
+            f"{folder} holds a {record.task} run",
+            f"pages exist for runs of {', '.join(PAGES)}",
+            "see rsfuse info",
         )
     path = folder / PAGE_NAME if output is None else Path(output)
     with explained_failure(folder):
-        page = match_page(folder, record, link_prefix=link_prefix(path, folder))
-        text = render("match.html.j2", page=page, title=f"{page.query} onto {page.reference}")
+        page = make_page(folder, record, link_prefix=link_prefix(path, folder))
+        text = render(f"{record.task}.html.j2", page=page, title=page.title)
     write_page(path, text)
     return path
 

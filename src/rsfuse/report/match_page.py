@@ -1,18 +1,28 @@
 """What the page of a match run shows, worked out from the run folder alone."""
 
-import base64
-import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
 from rsfuse.errors import InputError
 from rsfuse.report import figures, wording
+from rsfuse.report.parts import (
+    File,
+    Tile,
+    Viewer,
+    data_uri,
+    files,
+    input_of,
+    inputs_table,
+    inside,
+    name_of,
+    pairs,
+    stages,
+)
 from rsfuse.report.tie_points import (
     Floats,
     TiePoints,
@@ -25,17 +35,6 @@ from rsfuse.runs import RunRecord
 # The viewer draws every tie point on each frame; above this number they cover the picture anyway.
 MOST_DRAWN = 4000
 SPREADS = ("median", "rmse", "p90")
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One headline number."""
-
-    label: str
-    value: str
-    detail: str = ""
-    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,27 +44,6 @@ class ErrorRow:
     label: str
     pixels: tuple[str, ...]
     ground: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Viewer:
-    """Pictures as data URIs and what the script of the page needs to draw over them."""
-
-    images: Mapping[str, str]
-    width: int
-    height: int
-    data: Mapping[str, Any]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class File:
-    """A product of the run, linked from the page."""
-
-    name: str
-    link: str
-    what: str
-    size: str
 
 
 @dataclass(frozen=True)
@@ -89,6 +67,11 @@ class MatchPage:
     files: tuple[File, ...]
 
     @property
+    def title(self) -> str:
+        """What the page is about."""
+        return f"{self.query} onto {self.reference}"
+
+    @property
     def has_metres(self) -> bool:
         """Whether any error is known on the ground."""
         return any(cell != wording.NONE for row in self.errors for cell in row.ground)
@@ -104,7 +87,7 @@ def match_page(folder: Path, record: RunRecord, *, link_prefix: str = "") -> Mat
     """
     result = record.result
     points = _tie_points(folder, record)
-    names = {role: _name(record, role) for role in ("reference", "query")}
+    names = {role: name_of(record, role) for role in ("reference", "query")}
     errors = _errors(record)
     return MatchPage(
         record=record,
@@ -117,41 +100,12 @@ def match_page(folder: Path, record: RunRecord, *, link_prefix: str = "") -> Mat
         matrix=_matrix_text(result.get("transform_px")),
         viewer=_viewer(folder, record, points),
         figures=_figures(points),
-        inputs=_inputs(record),
-        parameters=_pairs(record.parameters),
-        diagnostics=_pairs({k: v for k, v in record.diagnostics.items() if k != "stages"}),
-        stages=_stages(record),
-        files=_files(folder, record, link_prefix),
+        inputs=inputs_table(record),
+        parameters=pairs(record.parameters),
+        diagnostics=pairs({k: v for k, v in record.diagnostics.items() if k != "stages"}),
+        stages=stages(record),
+        files=files(folder, record, link_prefix),
     )
-
-
-def data_uri(folder: Path, name: object) -> str | None:
-    """A picture of the run folder as a data URI.
-
-    None where it is missing, damaged, lies outside the folder, or is no PNG, JPEG or WebP: a page
-    is made to be passed on, so nothing but the run's own pictures may get into it.
-    """
-    from PIL import Image
-
-    path = inside(folder, name)
-    if path is None:
-        return None
-    content = path.read_bytes()
-    try:
-        with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
-            picture.load()
-            kind = str(picture.format).lower()
-    except (OSError, SyntaxError, ValueError):  # how Pillow says that a picture is damaged
-        return None
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def inside(folder: Path, name: object) -> Path | None:
-    """A file of the run folder; None where it is missing or lies elsewhere."""
-    if not isinstance(name, str):
-        return None
-    path = (folder / name).resolve()
-    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
 
 
 def _tie_points(folder: Path, record: RunRecord) -> TiePoints | None:
@@ -170,15 +124,6 @@ def _tie_points(folder: Path, record: RunRecord) -> TiePoints | None:
     return read_tie_points(path)
 
 
-def _input(record: RunRecord, role: str) -> Mapping[str, Any]:
-    return next((item for item in record.inputs if item.get("role") == role), {})
-
-
-def _name(record: RunRecord, role: str) -> str:
-    path = str(_input(record, role).get("path", f"the {role}"))
-    return PurePosixPath(path.replace("\\", "/")).name or path
-
-
 def metres_per_pixel(record: RunRecord) -> float | None:
     """Metres of one query pixel on the ground, as the run itself converted or by the grids."""
     result = record.result
@@ -186,10 +131,10 @@ def metres_per_pixel(record: RunRecord) -> float | None:
     in_pixels = (result.get("residual_px") or {}).get("median")
     if in_metres and in_pixels:
         return float(in_metres) / float(in_pixels)
-    reference_gsd, scale = _input(record, "reference").get("gsd_m"), result.get("scale")
+    reference_gsd, scale = input_of(record, "reference").get("gsd_m"), result.get("scale")
     if reference_gsd and scale:
         return float(reference_gsd) / float(scale)
-    query_gsd = _input(record, "query").get("gsd_m")
+    query_gsd = input_of(record, "query").get("gsd_m")
     return float(query_gsd) if query_gsd else None
 
 
@@ -306,12 +251,20 @@ def _viewer(folder: Path, record: RunRecord, points: TiePoints | None) -> Viewer
     images = {role: uri for role, uri in found.items() if uri is not None}
     if "reference" not in images:
         return None
-    height, width = (int(side) for side in _input(record, "reference")["shape"])
+    height, width = (int(side) for side in input_of(record, "reference")["shape"])
     drawn = _drawn_points(points, record)
     count = len(drawn["x"])
     note = ""
     if points is not None and count < len(points):
-        note = f"{count:,} of {len(points):,} tie points are drawn, evenly picked."
+        note = f"{count:,} of {len(points):,} tie points are drawn, evenly picked. "
+    if "after" not in images:
+        note += (
+            "There is no registered picture, because no registration is claimed. "
+            if record.status == "refused"
+            else "This run wrote no registered picture. "
+        )
+        if "before" in images:
+            note += "The query is shown where its own position puts it."
     return Viewer(
         images=images,
         width=width,
@@ -319,16 +272,16 @@ def _viewer(folder: Path, record: RunRecord, points: TiePoints | None) -> Viewer
         data={
             "reference": [width, height],
             "geotransform": _geotransform(record, points),
-            "crs": _input(record, "reference").get("crs"),
+            "crs": input_of(record, "reference").get("crs"),
             "points": drawn,
         },
-        note=note.replace(",", "\u202f"),
+        note=note.replace(",", "\u202f").strip(),
     )
 
 
 def _geotransform(record: RunRecord, points: TiePoints | None) -> list[float] | None:
-    stored = _input(record, "reference").get("transform")
-    if stored and _input(record, "reference").get("crs"):
+    stored = input_of(record, "reference").get("transform")
+    if stored and input_of(record, "reference").get("crs"):
         return [float(value) for value in stored][:6]
     fitted = None if points is None else fit_geotransform(points)
     return None if fitted is None else list(fitted)
@@ -365,80 +318,3 @@ def _figures(points: TiePoints | None) -> tuple[tuple[str, str], ...]:
         ("Residual and probability", figures.residual_against_probability(points)),
     )
     return tuple((title, svg) for title, svg in drawn if svg is not None)
-
-
-def _inputs(record: RunRecord) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Rows of the table of inputs: a label and one cell per input."""
-
-    def size(item: Mapping[str, Any]) -> str:
-        height, width = item.get("shape") or (None, None)
-        return wording.NONE if width is None else f"{width} × {height} px"
-
-    def gsd(item: Mapping[str, Any]) -> str:
-        value = item.get("gsd_m")
-        return wording.NONE if value is None else f"{wording.metres(value)} per pixel"
-
-    readers: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        "File": lambda item: str(item.get("path", wording.NONE)),
-        "Size": size,
-        "Bands": lambda item: wording.plain_value(item.get("bands")),
-        "CRS": lambda item: str(item.get("crs") or "none: pixels only"),
-        "Pixel size": gsd,
-        "Data type": lambda item: str(item.get("dtype") or wording.NONE),
-        "Notes": lambda item: "; ".join(map(str, item.get("notes") or ())) or wording.NONE,
-    }
-    return tuple((key, tuple(read(i) for i in record.inputs)) for key, read in readers.items())
-
-
-def _pairs(values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple((wording.label(k), wording.plain_value(v)) for k, v in values.items())
-
-
-def _stages(record: RunRecord) -> tuple[tuple[str, str, float], ...]:
-    """Name, duration as text and share of the longest stage."""
-    stages = [s for s in record.diagnostics.get("stages") or () if s.get("seconds") is not None]
-    longest = max((float(stage["seconds"]) for stage in stages), default=0.0) or 1.0
-    return tuple(
-        (
-            str(stage.get("name", "")).replace("_", " "),
-            wording.seconds(float(stage["seconds"])),
-            float(stage["seconds"]) / longest,
-        )
-        for stage in stages
-    )
-
-
-FILE_MEANINGS = {
-    "registered": "the query on the reference grid",
-    "transform": "the transform, for rsfuse apply",
-    "tie_points": "tie points",
-    "displacement": "displacement field",
-    "report": "this page",
-}
-
-
-def _files(folder: Path, record: RunRecord, link_prefix: str) -> tuple[File, ...]:
-    files = []
-    for product, names in record.outputs.items():
-        if product in ("previews", "report"):
-            continue
-        for name in [names] if isinstance(names, str) else list(names or ()):
-            path = inside(folder, name)
-            files.append(
-                File(
-                    name=str(name),
-                    link=quote(f"{link_prefix}{name}") if path else "",
-                    what=FILE_MEANINGS.get(product, product.replace("_", " ")),
-                    size=_file_size(path) if path else "missing",
-                )
-            )
-    return tuple(files)
-
-
-def _file_size(path: Path) -> str:
-    size = float(path.stat().st_size)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

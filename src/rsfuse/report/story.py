@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsfuse.report.build import explained_failure, link_prefix, render, write_page
-from rsfuse.report.match_page import MatchPage, Tile, data_uri, match_page
+from rsfuse.report.match_page import MatchPage, match_page
+from rsfuse.report.parts import Tile, data_uri
 from rsfuse.runs import RunRecord
 
 

@@ -44,6 +44,22 @@ def percent(share: float | None) -> str:
     return f"{share * 100:.0f} %"
 
 
+def count(value: int) -> str:
+    """A number of things, its thousands set apart."""
+    return f"{value:,}".replace(",", "\u202f")
+
+
+def area(square_metres: float | None) -> str:
+    """An area on the ground: square metres, hectares from one, square kilometres from ten."""
+    if square_metres is None or not math.isfinite(square_metres):
+        return NONE
+    if square_metres < 1e4:
+        return f"{number(square_metres)} m²"
+    if square_metres < 1e7:
+        return f"{number(square_metres / 1e4)} ha"
+    return f"{number(square_metres / 1e6)} km²"
+
+
 def seconds(value: float) -> str:
     """A duration."""
     if value < 1:

@@ -9,6 +9,10 @@ function connectControls(viewer) {
   on("ties", "change", (box) => viewer.changeTies({ shown: box.checked }));
   on("rejected", "change", (box) => viewer.changeTies({ rejected: box.checked }));
   on("probability", "input", (slider) => viewer.changeTies({ probability: +slider.value }));
+  on("score", "input", (slider) => viewer.changeBoxes({ score: +slider.value }));
+  for (const box of viewer.root.querySelectorAll("[data-class]")) {
+    box.addEventListener("change", () => viewer.toggleClass(+box.dataset.class, box.checked));
+  }
   const fullScreen = () =>
     document.fullscreenElement ? document.exitFullscreen() : viewer.root.requestFullscreen();
   const acts = {
@@ -116,7 +120,7 @@ function restore(viewer, address) {
   const wanted = new URLSearchParams(address.replace(/^#/, ""));
   if (MODES.includes(wanted.get("mode"))) viewer.selectMode(wanted.get("mode"));
   if (wanted.has("layer")) viewer.selectLayer(wanted.get("layer"));
-  for (const name of ["ties", "rejected", "setting", "probability"]) {
+  for (const name of ["ties", "rejected", "setting", "probability", "score"]) {
     const control = wanted.has(name) && viewer.control(name);
     if (!control) continue;
     if (control.type === "checkbox") control.checked = wanted.get(name) !== "0";

@@ -43,6 +43,7 @@ class Viewer {
     this.box = { w: 1, h: 1, density: 1 }; // until the page gives the canvas a place
     this.fit();
     this.prepareTiePoints();
+    this.prepareBoxes();
     this.selectMode(this.mode);
     new ResizeObserver(() => this.resize()).observe(this.canvas);
   }
@@ -135,6 +136,7 @@ class Viewer {
       c.globalAlpha = 1;
     }
     if (this.data.points.x.length) this.drawTiePoints();
+    if (this.boxes) this.drawBoxes();
     this.drawNames();
   }
 
@@ -215,15 +217,81 @@ class Viewer {
     this.write("exaggeration", `arrows ×${+longer.toPrecision(1)}`);
   }
 
+  // ---- oriented boxes ------------------------------------------------------------------------
+
+  prepareBoxes() { // corners: x1, y1 ... x4, y4 of each box, in pixels of the reference
+    const { boxes } = this.data;
+    if (boxes) this.boxes = { ...boxes, score: 0, hidden: new Set() };
+  }
+
+  changeBoxes(changes) {
+    Object.assign(this.boxes, changes);
+    this.write("score", this.boxes.score.toFixed(2));
+    this.draw();
+  }
+
+  toggleClass(index, shown) {
+    this.boxes.hidden[shown ? "delete" : "add"](index);
+    this.draw();
+  }
+
+  isBoxShown(i) {
+    const { scores, labels, score, hidden } = this.boxes;
+    return scores[i] >= score && !hidden.has(labels[i]);
+  }
+
+  boxOnScreen(i) {
+    const { view, ratio, boxes: { corners } } = this;
+    const place = (value, k) => (value / ratio) * view.zoom + (k % 2 ? view.y : view.x);
+    return corners[i].map(place);
+  }
+
+  drawBoxes() {
+    const { context: c, box, boxes } = this;
+    const size = Math.min(1.2, Math.max(0.6, this.view.zoom / this.ratio));
+    let shown = 0;
+    c.lineJoin = "round";
+    for (let i = 0; i < boxes.scores.length; i++) {
+      if (!this.isBoxShown(i)) continue;
+      shown += 1;
+      const [x, y, ...rest] = this.boxOnScreen(i);
+      if (x < -400 || y < -400 || x > box.w + 400 || y > box.h + 400) continue;
+      const path = new Path2D();
+      path.moveTo(x, y);
+      for (let k = 0; k < rest.length; k += 2) path.lineTo(rest[k], rest[k + 1]);
+      path.closePath();
+      strokeWithRim(c, path, boxes.colors[boxes.labels[i]], size);
+    }
+    this.write("boxes", `${shown} of ${boxes.scores.length} shown`);
+  }
+
+  boxAt(screenX, screenY) { // the smallest box under the pointer
+    let [found, least] = [null, Infinity];
+    for (let i = 0; this.boxes && i < this.boxes.scores.length; i++) {
+      if (!this.isBoxShown(i)) continue;
+      const at = this.boxOnScreen(i);
+      let [inside, area] = [false, 0];
+      for (let k = 0; k < 8; k += 2) {
+        const [x1, y1, x2, y2] = [at[k], at[k + 1], at[(k + 2) % 8], at[(k + 3) % 8]];
+        area += (x1 * y2 - x2 * y1) / 2;
+        if (y1 > screenY !== y2 > screenY && screenX < ((x2 - x1) * (screenY - y1)) / (y2 - y1) + x1) {
+          inside = !inside;
+        }
+      }
+      if (inside && Math.abs(area) < least) [found, least] = [i, Math.abs(area)];
+    }
+    return found;
+  }
+
   drawNames() {
     const { context: c, layer, mode, phase } = this;
-    const query = layer === "after" ? "query, registered" : "query, before";
-    if (!layer) return drawName(c, "reference", 12);
-    if (mode === "flicker") return drawName(c, phase ? query : "reference", 12);
-    if (mode !== "swipe") return drawName(c, `reference and ${query}`, 12);
+    const { reference, [layer]: over } = this.data.names;
+    if (!layer) return drawName(c, reference, 12);
+    if (mode === "flicker") return drawName(c, phase ? over : reference, 12);
+    if (mode !== "swipe") return drawName(c, `${reference} and ${over}`, 12);
     const x = this.dividerX();
-    if (x > 100) drawName(c, "reference", x - 10, "right");
-    if (x < this.box.w - 130) drawName(c, query, x + 10);
+    if (x > 100) drawName(c, reference, x - 10, "right");
+    if (x < this.box.w - 130) drawName(c, over, x + 10);
   }
 
   // ---- controls ------------------------------------------------------------------------------
@@ -304,6 +372,11 @@ class Viewer {
       const fate = kept[tie] ? used : ["left out", why[tie]].filter(Boolean).join(": ");
       parts.push(`tie point: residual ${r[tie].toFixed(2)} px`);
       parts.push(`probability ${p[tie].toFixed(2)}, ${fate}`);
+    }
+    const box = this.boxAt(screenX, screenY);
+    if (box !== null) {
+      const { names, labels, scores } = this.boxes;
+      parts.push(`${names[labels[box]]}, score ${scores[box].toFixed(2)}`);
     }
     this.write("readout", parts.join("  ·  "));
   }
