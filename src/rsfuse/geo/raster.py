@@ -462,6 +462,16 @@ def _position(band: str | int, names: tuple[str, ...], where: str) -> int:
     )
 
 
+def area_of(mask: "str | Path | npt.NDArray[Any] | RasterSource", raster: RasterSource) -> UsableArea:
+    """An area of interest on the pixels of a raster: another raster (not 0) or polygons.
+
+    Raises:
+        RasterError: The file is missing or damaged.
+        GridError: It cannot be placed on the raster.
+    """
+    return _area(mask, raster._about)
+
+
 def _area(mask: "str | Path | npt.NDArray[Any] | RasterSource", about: _Description) -> UsableArea:
     if isinstance(mask, str | os.PathLike) and Path(mask).suffix.lower() in VECTOR_SUFFIXES:
         return read_polygons(Path(mask), about.geobox)
