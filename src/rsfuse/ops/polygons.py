@@ -150,11 +150,20 @@ def _apart(a: Floats, b: Floats) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True, parallel=False)
+@njit(cache=True, nogil=True)
 def _iou_pairs(a: Floats, b: Floats, out: Floats) -> None:
     work = np.zeros((8, 16, 2))
     for i in range(len(a)):
         out[i] = 0.0 if _apart(a[i], b[i]) else quad_iou(a[i], b[i], work)
+
+
+@njit(cache=True, nogil=True)
+def _intersections(a: Floats, b: Floats, common: Floats, area: Floats) -> None:
+    work = np.zeros((8, 16, 2))
+    for i in range(len(a)):
+        area[i] = _oriented(a[i], a[i, 0, 0], a[i, 0, 1], work[6])
+        _oriented(b[i], a[i, 0, 0], a[i, 0, 1], work[7])
+        common[i] = 0.0 if _apart(a[i], b[i]) else _overlap(work[6], work[7], work)
 
 
 @njit(cache=True, nogil=True)
@@ -171,6 +180,14 @@ def polygon_iou_pairs(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
     out = np.zeros(len(first))
     _iou_pairs(first, second, out)
     return out
+
+
+def polygon_intersections(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Area (N,) that simple quadrilaterals (N, 4, 2) share with others, and area (N,) of the first."""
+    first, second = _quads(a), _quads(b)
+    common, area = np.zeros(len(first)), np.zeros(len(first))
+    _intersections(first, second, common, area)
+    return common, area
 
 
 def polygon_iou_matrix(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
@@ -219,6 +236,7 @@ def repaired(quads: npt.ArrayLike) -> tuple[Floats, int]:
 
 __all__ = [
     "crosses_itself",
+    "polygon_intersections",
     "polygon_iou_matrix",
     "polygon_iou_pairs",
     "quad_iou",

@@ -1,0 +1,1 @@
+"""Oriented object detection: formats, scores, the detector, whole scenes."""

@@ -1,0 +1,132 @@
+"""Training samples from whole images: a turned, scaled and mirrored window, boxes with it.
+
+The window is cut from the image by one similarity, so an object that reaches over the edge of the
+window keeps its box; how much of it is in sight decides whether it is learned, ignored or absent.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from rsfuse.ops.polygons import polygon_intersections
+
+Floats = npt.NDArray[np.float64]
+Image = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.float32]
+
+# An object is learned if at least this share of it is in the window, and ignored if any is.
+LEARNED_SHARE = 0.7
+IGNORED_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """How windows vary.
+
+    Attributes:
+        scale: Smallest and largest enlargement.
+        rotation: Chance of a free rotation; else a multiple of a quarter turn.
+        mirror: Chance of a mirrored window.
+        gain: Standard deviation of the logarithm of a factor on the values.
+        offset: Standard deviation of an offset, as a share of the range.
+        focus: Chance that the window is placed on an object.
+    """
+
+    scale: tuple[float, float] = (0.6, 1.6)
+    rotation: float = 0.5
+    mirror: float = 0.5
+    gain: float = 0.2
+    offset: float = 0.08
+    focus: float = 0.85
+
+
+def window_matrix(
+    size: int, centre: tuple[float, float], scale: float, angle: float, mirrored: bool
+) -> Floats:
+    """(2, 3) from window to image pixels (corner convention) of a window of `size` pixels.
+
+    Args:
+        size: Side of the window.
+        centre: Where its middle lies in the image.
+        scale: Window pixels per image pixel.
+        angle: How the window is turned in the image, clockwise on the screen.
+        mirrored: Whether it is mirrored, left to right.
+    """
+    cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
+    flip = -1.0 if mirrored else 1.0
+    linear = np.array([[flip * cos, -sin], [flip * sin, cos]])
+    offset = np.asarray(centre) - linear @ np.array([size / 2, size / 2])
+    return np.column_stack([linear, offset])
+
+
+def random_window(
+    random: np.random.Generator,
+    size: int,
+    shape: tuple[int, int],
+    centres: Floats,
+    jitter: Jitter,
+) -> Floats:
+    """(2, 3) of a window drawn around an object, or anywhere."""
+    low, high = (math.log(value) for value in jitter.scale)
+    scale = math.exp(random.uniform(low, high))
+    if random.random() < jitter.rotation:
+        angle = random.uniform(0, 2 * math.pi)
+    else:
+        angle = int(random.integers(4)) * math.pi / 2
+    mirrored = bool(random.random() < jitter.mirror)
+    h, w = shape
+    if len(centres) and random.random() < jitter.focus:
+        spread = 0.35 * size / scale
+        x, y = centres[int(random.integers(len(centres)))] + random.uniform(-spread, spread, 2)
+    else:
+        x, y = random.uniform(0, w), random.uniform(0, h)
+    # The window shows as much of the image as it can.
+    half = size / 2 / scale
+    x = w / 2 if 2 * half >= w else float(np.clip(x, half, w - half))
+    y = h / 2 if 2 * half >= h else float(np.clip(y, half, h - half))
+    return window_matrix(size, (x, y), scale, angle, mirrored)
+
+
+def cut(image: Image, matrix: Floats, size: int) -> npt.NDArray[np.float32]:
+    """The window (C, size, size) of an image (C, h, w), zero outside of it.
+
+    A window that shrinks the image is averaged first, so that small objects do not alias.
+    """
+    scale = 1.0 / math.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    layers = np.ascontiguousarray(image.transpose(1, 2, 0))
+    # OpenCV counts pixel centres at whole numbers: half a pixel is taken off on both sides.
+    centred = matrix.copy()
+    centred[:, 2] += matrix[:, :2] @ np.array([0.5, 0.5]) - 0.5
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    if scale < 0.75:
+        side = 1.0 / scale
+        layers = cv2.GaussianBlur(layers, (0, 0), 0.5 * math.sqrt(side**2 - 1))
+    found = cv2.warpAffine(layers, centred, (size, size), flags=flags)
+    found = found[..., None] if found.ndim == 2 else found
+    return np.ascontiguousarray(found.transpose(2, 0, 1), dtype=np.float32)
+
+
+def moved(corners: Floats, matrix: Floats) -> Floats:
+    """Corners (N, 4, 2) of the image in pixels of the window."""
+    inverse = np.linalg.inv(matrix[:, :2])
+    return (corners - matrix[:, 2]) @ inverse.T
+
+
+def visible_share(corners: Floats, size: int) -> Floats:
+    """(N,): how much of each quadrilateral lies in a window of `size` pixels."""
+    if not len(corners):
+        return np.zeros(0)
+    frame = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float64)
+    inside, area = polygon_intersections(corners, np.broadcast_to(frame, corners.shape))
+    return inside / np.maximum(area, 1e-12)
+
+
+def other_light(
+    image: npt.NDArray[np.float32], random: np.random.Generator, jitter: Jitter
+) -> npt.NDArray[np.float32]:
+    """The image (scaled to about 0..1) with another gain and offset for all bands."""
+    gain = math.exp(jitter.gain * random.standard_normal())
+    offset = jitter.offset * random.standard_normal()
+    return (image * np.float32(gain) + np.float32(offset)).astype(np.float32)

@@ -1,0 +1,217 @@
+"""DOTA: one text file per image, eight coordinates, class and difficulty per line.
+
+The form is that of DOTA 1.0, 1.5 and 2.0 (https://captain-whu.github.io/DOTA): up to two header lines
+`imagesource:` and `gsd:`, then `x1 y1 x2 y2 x3 y3 x4 y4 class difficult`, clockwise. What the wild
+holds is accepted: byte order marks, CRLF, tabs, blank lines, missing headers and flags.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rsfuse.detection.data import Dataset, Objects, Sample, find_images
+from rsfuse.errors import InputError
+from rsfuse.runs import atomic_path
+
+LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.5", "labelTxt-v2.0")
+
+CLASSES_1_0 = (
+    "plane",
+    "baseball-diamond",
+    "bridge",
+    "ground-track-field",
+    "small-vehicle",
+    "large-vehicle",
+    "ship",
+    "tennis-court",
+    "basketball-court",
+    "storage-tank",
+    "soccer-ball-field",
+    "roundabout",
+    "harbor",
+    "swimming-pool",
+    "helicopter",
+)
+CLASSES_1_5 = (*CLASSES_1_0, "container-crane")
+CLASSES_2_0 = (*CLASSES_1_5, "airport", "helipad")
+
+
+def read(
+    folder: Path,
+    *,
+    split: str | None = None,
+    classes: Sequence[str] | None = None,
+    ignored: Sequence[str] = (),
+) -> Dataset:
+    """Read a folder with `images` and `labelTxt`, or one with label files alone.
+
+    Args:
+        folder: The data set; with a split, its subfolder of that name or the list in split.json.
+        split: For example "train"; everything when None.
+        classes: Names in the order of the labels; those that occur, sorted, when None (classes.json
+            beside the labels, a list of names, gives the order where there is one).
+        ignored: Classes whose objects become difficult.
+
+    Raises:
+        InputError: No label file, a damaged line (the error names it), or an unknown class.
+    """
+    root = folder / split if split and (folder / split).is_dir() else folder
+    labels = next((root / name for name in LABEL_FOLDERS if (root / name).is_dir()), root)
+    files = sorted(path for path in labels.glob("*.txt"))
+    wanted = _listed(folder, split) if split and root == folder else None
+    if wanted is not None:
+        files = [path for path in files if path.stem in wanted]
+    if not files:
+        raise InputError(
+            f"{labels} holds no label files" + (f" of the split {split!r}" if split else ""),
+            "DOTA has one .txt per image in a folder labelTxt",
+            "check the path, or name the format with --format",
+        )
+    images = find_images(root / "images")
+    notes: Counter[str] = Counter()
+    parsed = {path.stem: parse(path, notes) for path in files}
+    names = _class_names(root, parsed.values(), classes)
+    samples = [
+        _sample(stem, images.get(stem), rows, gsd, names, ignored)
+        for stem, (rows, gsd) in parsed.items()
+    ]
+    notes["labels without an image"] = sum(s.image is None for s in samples) if images else 0
+    absent = [stem for stem in images if stem not in parsed and (not wanted or stem in wanted)]
+    notes["images without labels"] = len(absent)
+    return Dataset(
+        tuple(n for n in names if n not in ignored),
+        tuple(samples),
+        {key: count for key, count in notes.items() if count},
+    )
+
+
+Row = tuple[tuple[float, ...], str, int]
+
+
+def parse(path: Path, notes: Counter[str] | None = None) -> tuple[list[Row], float | None]:
+    """The objects of one label file, and its ground sampling distance in metres where it says so.
+
+    Lines of fewer than nine fields are headers or empty, as the devkit reads them. Objects without
+    area are left out and counted in `notes`.
+
+    Raises:
+        InputError: A coordinate is not a finite number; the error names file and line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} cannot be read: {error}", "a text file is needed", "check the file"
+        ) from error
+    rows: list[Row] = []
+    gsd = None
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split()
+        if len(fields) < 9:
+            gsd = _gsd(line) if line.lower().startswith("gsd") else gsd
+            continue
+        try:
+            values = tuple(float(field) for field in fields[:8])
+        except ValueError:
+            values = (math.nan,)
+        if not all(math.isfinite(value) for value in values):
+            raise InputError(
+                f"{path}, line {number}: {' '.join(fields[:8])} are not eight numbers",
+                "a line is x1 y1 x2 y2 x3 y3 x4 y4 class difficult",
+                "correct or remove the line",
+            )
+        if _area(values) <= 0.0:
+            if notes is not None:
+                notes["objects without area"] += 1
+            continue
+        flag = fields[9] if len(fields) > 9 else "0"
+        rows.append((values, fields[8], int(float(flag)) if _is_number(flag) else 0))
+    return rows, gsd
+
+
+def write(folder: Path, dataset: Dataset) -> None:
+    """Write label files into `folder`/labelTxt, each atomically."""
+    for sample in dataset.samples:
+        lines = [] if sample.gsd_m is None else ["imagesource:unknown", f"gsd:{sample.gsd_m!r}"]
+        objects = sample.objects
+        for corners, label, flag in zip(
+            objects.corners.reshape(-1, 8), objects.labels, objects.difficult, strict=True
+        ):
+            numbers = " ".join(f"{value:.10g}" for value in corners)
+            lines.append(f"{numbers} {dataset.classes[label].replace(' ', '-')} {flag}")
+        with atomic_path(folder / "labelTxt" / f"{sample.name}.txt") as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _sample(
+    stem: str,
+    image: Path | None,
+    rows: list[Row],
+    gsd: float | None,
+    names: Sequence[str],
+    ignored: Sequence[str],
+) -> Sample:
+    kept = [name for name in names if name not in ignored]
+    numbers = {name: i for i, name in enumerate(kept)}
+    found = [
+        (values, numbers.get(name, 0), flag if name in numbers else 1) for values, name, flag in rows
+    ]
+    return Sample(stem, image, Objects.of(found), gsd_m=gsd)
+
+
+def _class_names(
+    root: Path,
+    parsed: "Mapping[str, object] | object",
+    classes: Sequence[str] | None,
+) -> tuple[str, ...]:
+    occurring = {row[1] for rows, _ in parsed for row in rows}  # type: ignore[attr-defined]
+    if classes is None:
+        listed = root / "classes.json"
+        if listed.is_file():
+            return tuple(json.loads(listed.read_text(encoding="utf-8")))
+        return tuple(sorted(occurring))
+    unknown = sorted(occurring - set(classes))
+    if unknown:
+        raise InputError(
+            f"{root} holds objects of the class {unknown[0]!r}",
+            f"the classes asked for are {', '.join(classes)}",
+            "add it to the classes or to those that are ignored",
+        )
+    return tuple(classes)
+
+
+def _listed(folder: Path, split: str) -> set[str]:
+    path = folder / "split.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} has no part {split!r}",
+            "a split is a subfolder, or a list of names in split.json",
+            "leave the split out, or check its name",
+        )
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if split not in content:
+        raise InputError(
+            f"{path} has no part {split!r}",
+            f"it lists {', '.join(content)}",
+            "use one of these",
+        )
+    return set(content[split])
+
+
+def _gsd(line: str) -> float | None:
+    value = line.partition(":")[2].strip()
+    return float(value) if _is_number(value) and float(value) > 0 else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _area(values: Sequence[float]) -> float:
+    x, y = values[0::2], values[1::2]
+    return abs(sum(x[i] * y[(i + 1) % 4] - x[(i + 1) % 4] * y[i] for i in range(4))) / 2
