@@ -228,9 +228,7 @@ def _best_objects(
     stop = np.searchsorted(object_image, box_image, "right")
     best = np.full(len(boxes), -1, np.int64)
     overlap = np.full(len(boxes), -1.0)
-    _search(
-        np.ascontiguousarray(objects), np.ascontiguousarray(boxes), start, stop, best, overlap
-    )
+    _search(np.ascontiguousarray(objects), np.ascontiguousarray(boxes), start, stop, best, overlap)
     return best, overlap
 
 

@@ -200,9 +200,7 @@ class DetectLearner(Learner):
         }
 
 
-def image_odds(
-    images: Sequence[TrainImage], classes: int, power: float
-) -> npt.NDArray[np.float64]:
+def image_odds(images: Sequence[TrainImage], classes: int, power: float) -> npt.NDArray[np.float64]:
     """(I,): chance of each image to be drawn: larger where a rare class occurs.
 
     An image's weight is the largest (N / n_k)^power over its classes k, n_k the images of N that

@@ -120,6 +120,7 @@ class _Description:
     block: tuple[int, int]
     nodata: float | None
     colours: tuple[tuple[int, tuple[int, int, int]], ...] = ()
+    class_names: tuple[tuple[int, str], ...] = ()
     path: str | None = None
     stamp: str = ""
     unplaced: Affine | None = None  # a geotransform that lacks its CRS
@@ -143,6 +144,7 @@ class RasterSource:
         notes: What a user should know about this file, as sentences.
         block: (h, w) of the blocks that the file is stored in.
         colours: Colour table: value -> (red, green, blue); empty where there is none.
+        class_names: Value -> name, from the tag `class_names`; empty where there is none.
     """
 
     def __init__(
@@ -164,6 +166,7 @@ class RasterSource:
         self.notes = about.notes
         self.block = about.block
         self.colours: Mapping[int, Sequence[int]] = dict(about.colours)
+        self.class_names: Mapping[int, str] = dict(about.class_names)
 
     def __repr__(self) -> str:
         h, w = self.shape
@@ -462,7 +465,9 @@ def _position(band: str | int, names: tuple[str, ...], where: str) -> int:
     )
 
 
-def area_of(mask: "str | Path | npt.NDArray[Any] | RasterSource", raster: RasterSource) -> UsableArea:
+def area_of(
+    mask: "str | Path | npt.NDArray[Any] | RasterSource", raster: RasterSource
+) -> UsableArea:
     """An area of interest on the pixels of a raster: another raster (not 0) or polygons.
 
     Raises:
@@ -746,6 +751,7 @@ def _described(
         block=(min(int(block[0]), shape[0]), min(int(block[1]), shape[1])),
         nodata=None if palette is not None else reader.nodata[0],
         colours=tuple(table.items()),
+        class_names=_class_names(dataset),
         path=name,
         stamp=_stamp(name, () if is_remote(name) else dataset.files),
         unplaced=None if located or not _is_place(dataset.transform) else dataset.transform,
@@ -804,6 +810,15 @@ def _colour_table(dataset: Any, index: int) -> dict[int, tuple[int, int, int]]:
     if dataset.colorinterp[index - 1] != ColorInterp.palette:
         return {}
     return {int(k): (int(v[0]), int(v[1]), int(v[2])) for k, v in dataset.colormap(index).items()}
+
+
+def _class_names(dataset: Any) -> tuple[tuple[int, str], ...]:
+    """Names of classes from the tag that our own writers leave, and nothing where it is damaged."""
+    try:
+        found = json.loads(dataset.tags().get("class_names", "{}"))
+        return tuple((int(value), str(text)) for value, text in found.items())
+    except (ValueError, AttributeError):
+        return ()
 
 
 def _radiometry(dataset: Any) -> str:

@@ -212,7 +212,7 @@ def from_opencv(boxes: A) -> A:
 
 
 def to_ccw_degrees(boxes: A) -> A:
-    """torchvision's CXCYWHR and detectron2: counter-clockwise degrees, here in (-90, 90]."""
+    """Torchvision's CXCYWHR and detectron2: counter-clockwise degrees, here in (-90, 90]."""
     found = canonical(boxes)
     return _with_angle(found, found[..., 4] * (-180 / math.pi))
 

@@ -166,9 +166,7 @@ class _Scan(torch.autograd.Function):
     """u, delta (G, L, d), rates (k, N, d), B, C (G, L, N) -> y (G, L, d); group g is of g mod k."""
 
     @staticmethod
-    def forward(
-        ctx: Any, u: Tensor, delta: Tensor, rates: Tensor, B: Tensor, C: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, u: Tensor, delta: Tensor, rates: Tensor, B: Tensor, C: Tensor) -> Tensor:
         groups, length, channels = u.shape
         keep = any(ctx.needs_input_grad)
         every = _KEPT_EVERY if keep else 0

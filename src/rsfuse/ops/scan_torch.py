@@ -42,9 +42,7 @@ class _Scan(torch.autograd.Function):
     """u, delta (L, G, d), rates (G, N, d), B, C (L, G, N) -> y (L, G, d)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, u: Tensor, delta: Tensor, rates: Tensor, B: Tensor, C: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, u: Tensor, delta: Tensor, rates: Tensor, B: Tensor, C: Tensor) -> Tensor:
         length, groups, channels = u.shape
         states = rates.shape[1]
         together, block = _plan(groups, length, states, channels)

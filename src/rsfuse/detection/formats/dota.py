@@ -156,7 +156,8 @@ def _sample(
     kept = [name for name in names if name not in ignored]
     numbers = {name: i for i, name in enumerate(kept)}
     found = [
-        (values, numbers.get(name, 0), flag if name in numbers else 1) for values, name, flag in rows
+        (values, numbers.get(name, 0), flag if name in numbers else 1)
+        for values, name, flag in rows
     ]
     return Sample(stem, image, Objects.of(found), gsd_m=gsd)
 

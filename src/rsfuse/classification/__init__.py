@@ -1,0 +1,1 @@
+"""Land-cover maps from multispectral and panchromatic images."""

@@ -1,0 +1,221 @@
+"""MS and PAN images as one pair, and PAN images where a sensor model has to stand in for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from odc.geo.geobox import GeoBox
+from scipy.ndimage import gaussian_filter
+
+from rsfuse.engine.bundle import InputInfo
+from rsfuse.errors import BandError, GridError, InputError
+from rsfuse.geo.grid import integer_ratio, overlap, same_grid, window_geobox
+from rsfuse.geo.raster import Raster, RasterSource, open_raster
+
+Image = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+# What a MS sensor passes at its own Nyquist frequency; typical of QuickBird and Landsat.
+MTF_AT_NYQUIST = 0.3
+
+# Corners that lie at most this many PAN pixels apart are taken as the same.
+_ALIGNED_PX = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """MS and PAN of the same ground, PAN pixels being whole parts of MS pixels.
+
+    Attributes:
+        ms: The multispectral image.
+        pan: The panchromatic image, on a grid `ratio` times finer.
+        ratio: PAN pixels per MS pixel along an axis.
+    """
+
+    ms: RasterSource
+    pan: RasterSource
+    ratio: int
+
+    def __enter__(self) -> "Pair":
+        """The pair itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close both files."""
+        self.ms.close()
+        self.pan.close()
+
+
+def open_pair(
+    ms: Any,
+    pan: Any,
+    *,
+    ms_bands: Sequence[str | int] | None = None,
+    pan_bands: Sequence[str | int] | None = None,
+    inputs: Sequence[InputInfo] = (),
+) -> Pair:
+    """Open MS and PAN and check that they fit together.
+
+    Without a CRS on either, the corners of both images are taken as the same.
+
+    Args:
+        ms: Multispectral raster: whatever `open_raster` takes.
+        pan: Panchromatic raster.
+        ms_bands: Bands to use.
+        pan_bands: Bands to use.
+        inputs: What a model expects; band numbers are compared.
+
+    Raises:
+        GridError: They share no ground, are swapped, not aligned, or not of an integer ratio; the
+            error proposes what to do.
+        BandError: The number of bands is not what the model expects.
+    """
+    one = open_raster(ms, bands=ms_bands)
+    two = open_raster(pan, bands=pan_bands)
+    for source, info in ((one, "ms"), (two, "pan")):
+        wanted = next((item for item in inputs if item.name == info), None)
+        if wanted is not None and len(wanted.bands) != len(source.bands):
+            raise BandError(
+                f"{source.name} has {len(source.bands)} bands: {', '.join(source.bands)}",
+                f"the model was trained on {len(wanted.bands)}: {', '.join(wanted.bands)}",
+                "give the image of the same sensor, or choose its bands",
+            )
+    return Pair(one, two, _ratio(one, two))
+
+
+def _ratio(ms: RasterSource, pan: RasterSource) -> int:
+    swap = "give MS first and PAN second"
+    if not ms.is_georeferenced and not pan.is_georeferenced:
+        h, w = ms.shape
+        ratio = round(pan.shape[0] / h)
+        if ratio < 1 or (h * ratio, w * ratio) != pan.shape:
+            raise GridError(
+                f"MS is {h} x {w} and PAN {pan.shape[0]} x {pan.shape[1]} pixels, both without CRS",
+                "without a CRS the size of PAN must be a multiple of that of MS",
+                swap if ratio < 1 else "crop both to the same ground, or give georeferenced files",
+            )
+        return ratio
+    overlap(ms.geobox, pan.geobox)
+    try:
+        ratio = integer_ratio(pan.geobox, ms.geobox)
+    except GridError as error:
+        try:
+            backwards = integer_ratio(ms.geobox, pan.geobox)
+        except GridError:
+            backwards = 0
+        fix = (
+            swap
+            if backwards > 1
+            else "warp PAN once: rsfuse.classification.data.warp_pan(ms, pan, 'pan_on_ms.tif')"
+        )
+        raise GridError(error.what, error.why, fix) from error
+    expected = ms.geobox.zoom_out(1.0 / ratio) if ratio > 1 else ms.geobox
+    if not same_grid(expected, pan.geobox):
+        raise GridError(
+            f"MS of {ms.shape} and PAN of {pan.shape} pixels do not cover the same ground",
+            f"at a ratio of {ratio}, PAN must have {ratio} times as many rows and columns, and the "
+            "same corners",
+            "warp PAN once: rsfuse.classification.data.warp_pan(ms, pan, 'pan_on_ms.tif')",
+        )
+    return ratio
+
+
+def warp_pan(
+    ms: RasterSource | str | Path,
+    pan: RasterSource | str | Path,
+    path: str | Path,
+    ratio: int | None = None,
+) -> Path:
+    """Write PAN on an exact refinement of the MS grid, in bounded memory, and return the path.
+
+    Args:
+        ms: The MS image, which sets the grid.
+        pan: PAN on any grid and in any CRS.
+        path: The result.
+        ratio: PAN pixels per MS pixel; the nearest whole number to the true one when None.
+
+    Raises:
+        GridError: They share no ground, or PAN is coarser than MS.
+    """
+    from rsfuse.geo.grid import gsd_m, pixel_mapping
+    from rsfuse.geo.warp import warp_raster
+
+    one, two = open_raster(ms), open_raster(pan)
+    overlap(one.geobox, two.geobox)
+    found = max(1, round(gsd_m(one.geobox) / gsd_m(two.geobox))) if ratio is None else ratio
+    target: GeoBox = one.geobox if found == 1 else one.geobox.zoom_out(1.0 / found)
+    warp_raster(two, target, pixel_mapping(target, two.geobox), path)
+    return Path(path)
+
+
+def wald_pair(image: Raster, ratio: int, weights: Sequence[float] | None = None) -> Pair:
+    """A PAN image and a coarser MS image that a scene with MS alone stands in for (Wald's protocol).
+
+    PAN is a weighted mean of the bands at the resolution given, as a sensor whose response covers
+    them would see it. MS is the image as a sensor of a `ratio` times larger pixel would see it: blurred
+    by a Gaussian with the modulation transfer `MTF_AT_NYQUIST` at the coarse Nyquist frequency, then
+    sampled. Both are simulated: results on them must say so.
+
+    Args:
+        image: (C, H, W); rows and columns that do not fill a coarse pixel are dropped.
+        ratio: r.
+        weights: One per band; equal when None.
+    """
+    bands, height, width = image.data.shape
+    h, w = height // ratio, width // ratio
+    if min(h, w) < 1:
+        raise InputError(
+            f"an image of {height} x {width} pixels at a ratio of {ratio}",
+            "not one coarse pixel is filled",
+            "use a smaller ratio",
+        )
+    from rsfuse.geo.grid import Window
+
+    window = Window(0, 0, w * ratio, h * ratio)
+    data = image.data[:, : h * ratio, : w * ratio]
+    valid = image.valid[: h * ratio, : w * ratio]
+    grid = window_geobox(image.geobox, window)
+    share = np.full(bands, 1.0 / bands) if weights is None else np.asarray(weights, np.float64)
+    pan = np.tensordot(share / share.sum(), data, axes=1)[None].astype(np.float32)
+    # A Gaussian of sigma s passes exp(-2 (pi s f)^2) at f cycles per pixel; f = 1 / (2 r).
+    sigma = ratio * np.sqrt(-np.log(MTF_AT_NYQUIST) / 2) * 2 / np.pi
+    known = np.maximum(gaussian_filter(valid.astype(np.float32), sigma, mode="nearest"), 1e-6)
+    blurred = np.stack(
+        [gaussian_filter(np.where(valid, band, 0), sigma, mode="nearest") / known for band in data]
+    )
+    cells = blurred.reshape(bands, h, ratio, w, ratio)
+    coarse = cells.mean(axis=(2, 4)).astype(np.float32)
+    whole = valid.reshape(h, ratio, w, ratio).all(axis=(1, 3))
+    below = grid if ratio == 1 else grid.zoom_out(ratio)
+    ms = Raster(coarse, whole, below, image.bands, image.radiometry)
+    fine = Raster(pan, valid, grid, ("pan",), image.radiometry)
+    return Pair(open_raster(ms), open_raster(fine), ratio)
+
+
+def robust_range(
+    images: Sequence[tuple[Image, Mask]], low: float = 2.0, high: float = 98.0
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Percentiles of each band over the pixels of training areas: what becomes 0 and 1.
+
+    Args:
+        images: (C, H, W) and the pixels (H, W) that count, one per scene.
+        low: Percentile that becomes 0.
+        high: Percentile that becomes 1.
+
+    Raises:
+        InputError: No pixel counts.
+    """
+    values = [data[:, use] for data, use in images if use.any()]
+    if not values:
+        raise InputError(
+            "no pixel of the training areas holds data",
+            "the range of the bands is taken from them",
+            "check that labels and images overlap",
+        )
+    joined = np.concatenate(values, axis=1).astype(np.float64)
+    lows, highs = np.percentile(joined, (low, high), axis=1)
+    highs = np.where(highs - lows < 1e-9, lows + 1.0, highs)
+    return tuple(float(v) for v in lows), tuple(float(v) for v in highs)
