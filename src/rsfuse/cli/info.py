@@ -1,9 +1,9 @@
 """`rsfuse info`: describe a raster, a run folder or a model bundle."""
 
 import json
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +12,9 @@ import typer
 from rsfuse.cli.options import Json, Quiet, Verbose
 from rsfuse.cli.output import emit
 from rsfuse.errors import InputError
-from rsfuse.runs import RunRecord, is_run_folder, read_json
+from rsfuse.runs import RunRecord, is_run_folder
 
-WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "bundle.json"
 
 # Statistics are taken from a reduced read of at most this many pixels a side.
 STATISTICS_SIDE = 512
@@ -31,16 +31,18 @@ def info(
     Statistics of a raster come from a reduced read and are approximate.
     """
     folder = Path(path)
-    if not folder.is_dir():
+    if folder.suffix.lower() == ".zip" and folder.is_file():
+        emit(describe_bundle(folder), as_json)
+    elif not folder.is_dir():
         emit(describe_raster(path), as_json)
     elif is_run_folder(folder):
         emit(describe_run(folder), as_json)
-    elif (folder / WEIGHTS_FILE).is_file():
+    elif (folder / CARD_FILE).is_file():
         emit(describe_bundle(folder), as_json)
     else:
         raise InputError(
             f"{folder} is neither a run folder nor a model bundle",
-            f"the former holds run.json, the latter {WEIGHTS_FILE}",
+            f"the former holds run.json, the latter {CARD_FILE}",
             "give a raster file, the -o folder of a finished command, or a bundle folder",
         )
 
@@ -103,38 +105,35 @@ def describe_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def describe_bundle(folder: Path) -> dict[str, Any]:
+def describe_bundle(path: Path) -> dict[str, Any]:
     """What a model bundle holds, without loading its weights."""
-    header = read_safetensors_header(folder / WEIGHTS_FILE)
-    metadata = header.pop("__metadata__", {})
-    parameters = 0
-    dtypes: set[str] = set()
-    for tensor in header.values():
-        size = 1
-        for side in tensor["shape"]:
-            size *= side
-        parameters += size
-        dtypes.add(tensor["dtype"])
-    config_file, item_file = folder / "config.toml", folder / "item.json"
-    config: dict[str, Any] = {}
-    if config_file.is_file():
-        with _damaged(config_file):
-            config = tomllib.loads(config_file.read_text(encoding="utf-8"))
-    properties = read_json(item_file).get("properties", {}) if item_file.is_file() else {}
-    return {
+    from rsfuse.engine.bundle import WEIGHTS_FILE, load_bundle
+
+    bundle = load_bundle(path)
+    card = bundle.card
+    description: dict[str, Any] = {
         "kind": "model bundle",
-        "path": str(folder),
-        "files": sorted(item.name for item in folder.iterdir() if item.is_file()),
-        "tensors": len(header),
-        "parameters": parameters,
-        "dtypes": sorted(dtypes),
-        "metadata": metadata,
-        "config": config,
-        "model": {key: value for key, value in properties.items() if key.startswith("mlm:")},
-        "missing": [
-            n for n in ("config.toml", "item.json", "README.md") if not (folder / n).is_file()
+        "path": str(path),
+        "name": card.name,
+        "task": card.task,
+        "architecture": card.architecture,
+        "arguments": card.arguments,
+        "inputs": [
+            f"{item.name}: {', '.join(item.bands)}"
+            + ("" if item.gsd_m is None else f" at {item.gsd_m:g} m")
+            for item in card.inputs
         ],
+        "classes": [item.name for item in card.classes],
+        "training": {k: v for k, v in card.training.items() if k != "settings"},
+        "scores": card.scores,
+        "files": sorted(card.files),
+        "rsfuse_version": card.rsfuse_version,
     }
+    if path.is_dir():
+        header = read_safetensors_header(path / WEIGHTS_FILE)
+        header.pop("__metadata__", None)
+        description["parameters"] = sum(prod(tensor["shape"]) for tensor in header.values())
+    return description
 
 
 def read_safetensors_header(path: Path) -> dict[str, Any]:

@@ -23,7 +23,10 @@ from rsfuse.errors import RsfuseError
 # verb: (module, function or Typer group in it, one line of help)
 COMMANDS = {
     "match": ("rsfuse.cli.match", "match", "Find the transform between two images."),
+    "detect": ("rsfuse.cli.detect", "detect", "Find oriented objects in whole scenes."),
+    "classify": ("rsfuse.cli.classify", "classify", "Map land cover from MS and PAN images."),
     "apply": ("rsfuse.cli.apply", "apply", "Apply a found transform to other rasters."),
+    "train": ("rsfuse.cli.train", "app", "Train a model and write it as a bundle."),
     "evaluate": ("rsfuse.cli.evaluate", "app", "Measure a task on a data set with known truth."),
     "simulate": ("rsfuse.cli.simulate", "simulate", "Make scenes with exactly known truth."),
     "report": ("rsfuse.cli.report", "report", "Make an HTML page from run folders."),
@@ -91,7 +94,7 @@ def _root(
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> None:
-    """Register remote-sensing images across sensors: optical, SAR, infrared, map, depth, night.
+    """Multimodal remote sensing: register images across sensors, find objects, map land cover.
 
     Exit codes: 0 ok, 1 failed, 2 usage or bad input, 3 partly failed, weak or refused result (its
     files and the reason are still written).

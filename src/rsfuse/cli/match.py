@@ -83,8 +83,8 @@ def match(
     from rsfuse.report import build_report
     from rsfuse.runs import RunRecord, prepare_output
 
-    first = open_raster(reference, bands=_bands(band_ref), mask=mask_ref)
-    second = open_raster(query, bands=_bands(band_query), mask=mask_query)
+    first = open_raster(reference, bands=band_list(band_ref), mask=mask_ref)
+    second = open_raster(query, bands=band_list(band_query), mask=mask_query)
     limit = None
     if max_shift is not None:
         has_crs = first.geobox.crs is not None
@@ -132,7 +132,7 @@ def match(
         raise typer.Exit(record.exit_code)
 
 
-def _bands(text: str | None) -> tuple[str | int, ...] | None:
+def band_list(text: str | None) -> tuple[str | int, ...] | None:
     """Band names or numbers of a list such as red,nir or 1,2."""
     if text is None:
         return None

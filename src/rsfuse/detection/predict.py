@@ -1,11 +1,15 @@
-"""From the numbers of the network to boxes: best cells, suppression."""
+"""From the numbers of the network to boxes: best cells, suppression, and a bundle as a detector."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from rsfuse.detection.model import Prediction
+from rsfuse.detection.model import Detector, Prediction
+from rsfuse.engine.bundle import Bundle, InputInfo
+from rsfuse.errors import InputError
 from rsfuse.ops.boxes import canonical
 from rsfuse.ops.nms import rotated_nms
 
@@ -62,4 +66,78 @@ def select(
     return found[kept], value[kept].astype(np.float64), label[kept].astype(np.int64)
 
 
-__all__ = ["MOST_BOXES", "MOST_CANDIDATES", "Boxes", "boxes_of", "select"]
+class NetworkDetector:
+    """A network of a bundle that finds objects in one tile.
+
+    Attributes:
+        classes: What it finds.
+        gsd_m: The ground sampling distance that it was trained at; None where it varies.
+        bands: How many bands it takes.
+    """
+
+    def __init__(
+        self,
+        model: Detector,
+        info: InputInfo,
+        classes: Sequence[str],
+        *,
+        score: float = 0.3,
+        nms: float = 0.1,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.classes = tuple(classes)
+        self.gsd_m = info.gsd_m
+        self.bands = len(info.bands)
+        self.score, self.nms = score, nms
+        self._low = np.asarray(info.low, np.float32)[:, None, None]
+        self._range = np.asarray(info.high, np.float32)[:, None, None] - self._low
+
+    @classmethod
+    def load(
+        cls, bundle: Bundle, *, score: float = 0.3, nms: float = 0.1,
+        device: str | torch.device = "cpu",
+    ) -> "NetworkDetector":  # fmt: skip
+        """The detector of a bundle.
+
+        Raises:
+            InputError: The bundle is damaged, or its weights do not fit its architecture.
+        """
+        card = bundle.card
+        model = Detector(**card.arguments)
+        try:
+            model.load_state_dict(bundle.state())
+        except RuntimeError as error:
+            raise InputError(
+                f"the weights of {bundle.path} do not fit {card.architecture}",
+                str(error).splitlines()[0],
+                "the bundle was written by another version; train it again",
+            ) from error
+        names = [item.name for item in card.classes]
+        return cls(model, card.inputs[0], names, score=score, nms=nms, device=device)
+
+    def scaled(self, image: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+        """Values as the network wants them; invalid pixels are 0."""
+        out = (image.astype(np.float32) - self._low) / self._range
+        out[:, ~valid] = 0.0
+        return out
+
+    def __call__(
+        self, image: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], partner: Any = None
+    ) -> Boxes:
+        """Boxes, scores and labels in an image (C, h, w) in the numbers of its file.
+
+        Raises:
+            InputError: Another number of bands.
+        """
+        if len(image) != self.bands:
+            raise InputError(
+                f"an image of {len(image)} bands",
+                f"the model takes {self.bands}",
+                "choose the bands of the scene with --bands",
+            )
+        batch = torch.from_numpy(self.scaled(image, valid))[None].to(self.device)
+        with torch.inference_mode():
+            prediction = self.model(batch)
+        return boxes_of(prediction, least=self.score, nms=self.nms)[0]

@@ -1,5 +1,6 @@
 """Training of the detector: windows cut from whole images, the engine's loop, a bundle at the end."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,21 @@ from rsfuse.detection.augment import (
     random_window,
     visible_share,
 )
-from rsfuse.detection.data import Dataset, Sample
+from rsfuse.detection.data import Sample
 from rsfuse.detection.loss import Targets, detection_loss
 from rsfuse.detection.metrics import PROTOCOLS, Answers, Truth, average_precision
 from rsfuse.detection.model import Cells, Detector
 from rsfuse.detection.predict import boxes_of
+from rsfuse.engine.bundle import Bundle, BundleCard, ClassInfo, InputInfo, save_bundle
 from rsfuse.engine.config import TrainSettings
+from rsfuse.engine.fit import Progress, fit
 from rsfuse.engine.learner import Learner
+from rsfuse.errors import InputError
+from rsfuse.nn.backbone import load_backbone
 from rsfuse.ops.boxes import corners_of, from_corners
+from rsfuse.runs import write_json
+
+log = logging.getLogger(__name__)
 
 # The Gaussian term of the loss fades out over this share of the steps.
 _FADED = 0.5
@@ -246,6 +254,176 @@ def score(
     return average_precision(truth, found, classes, PROTOCOLS[protocol]).to_dict()
 
 
-def class_names(dataset: Dataset, config: DetectTrainConfig) -> tuple[str, ...]:
-    """The classes that are learned."""
-    return config.classes or dataset.classes
+CONFIG = DetectTrainConfig
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: the bundle and its scores on the validation part."""
+
+    bundle: Bundle
+    scores: Mapping[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """For the terminal."""
+        kept = {k: self.scores[k] for k in ("protocol", "map50", "map75", "map50_95")}
+        per_class = {f"ap50 {n}": e["ap50"] for n, e in self.scores["classes"].items()}
+        return {"bundle": str(self.bundle.path), **kept, **per_class}
+
+
+def train(
+    config: DetectTrainConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train a detector, measure it on the validation part, and write a bundle.
+
+    Args:
+        config: The settings.
+        folder: Run folder: bundle/, scores.json, and what the engine writes.
+        resume: Go on where an interrupted training stopped.
+        progress: As in `fit`.
+
+    Raises:
+        InputError: No data, no images, or weights that do not fit.
+    """
+    from rsfuse.detection.formats import read_dataset
+    from rsfuse.geo.raster import open_raster
+
+    def read(path: Path) -> npt.NDArray[Any]:
+        with open_raster(path, bands=config.bands or None) as source:
+            data = source.read().data
+            return data.astype(source.dtype) if source.dtype in ("uint8", "uint16") else data
+
+    parts = {
+        name: read_dataset(
+            Path(config.data),
+            format=config.format,
+            split=split,
+            classes=config.classes or None,
+            ignored=config.ignored,
+        )
+        for name, split in (
+            ("train", config.train_split), ("validation", config.validation_split),
+        )
+    }  # fmt: skip
+    classes = parts["train"].classes
+    images = {name: load_images(part.samples, read) for name, part in parts.items()}
+    for name, found in images.items():
+        if not found:
+            raise InputError(
+                f"the {name} part of {config.data} holds no images",
+                f"{len(parts[name].samples)} label files were found, none with its image",
+                "run rsfuse validate on the data set",
+            )
+    warn_of_labels(images["train"], classes)
+    arguments = {
+        "classes": len(classes),
+        "bands": images["train"][0].pixels.shape[0],
+        "backbone": config.backbone,
+        "width": config.width,
+        "finest": config.finest,
+    }
+    torch.manual_seed(config.seed)
+    model = Detector(**arguments).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.weights:
+        load_backbone(model.backbone, _published(Path(config.weights)))
+    learner = DetectLearner(model, images["train"], images["validation"], classes, config)
+    result = fit(learner, config, folder, resume=resume, progress=progress)
+    scores = score(model.cpu(), images["validation"], classes, learner.scaled, torch.device("cpu"))
+    write_json(folder / "scores.json", scores)
+    bands = tuple(str(b) for b in config.bands) or tuple(
+        f"band {i + 1}" for i in range(arguments["bands"])
+    )
+    spread = len(bands)
+    card = BundleCard(
+        task="detect",
+        name=config.name,
+        architecture="detector",
+        arguments=arguments,
+        inputs=(
+            InputInfo(
+                name="image",
+                bands=bands,
+                low=config.low * (spread if len(config.low) == 1 else 1),
+                high=config.high * (spread if len(config.high) == 1 else 1),
+                gsd_m=config.gsd_m or None,
+            ),
+        ),
+        classes=tuple(
+            ClassInfo(name=name, color=COLORS[i % len(COLORS)]) for i, name in enumerate(classes)
+        ),
+        training={
+            "data": Path(config.data).name,
+            "licence": config.licence,
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "seed": config.seed,
+            "seconds": round(result.seconds, 1),
+            "settings": config.model_dump(mode="json", exclude={"data"}),
+        },
+        scores={f"{k} ({scores['protocol']})": scores[k] for k in ("map50", "map75", "map50_95")}
+        | {f"ap50 {name}": entry["ap50"] for name, entry in scores["classes"].items()},
+    )
+    readme = model_card(card, len(images["train"]), len(images["validation"]))
+    bundle = save_bundle(folder / "bundle", card, model.state_dict(), readme=readme)
+    return Outcome(bundle, scores)
+
+
+# Colours of the classes on pages, bright enough for grey and green ground.
+COLORS = (
+    "#ff5a5f", "#31c7f3", "#ffd23f", "#8ae234", "#c792ea", "#ff9f40", "#4de0b0", "#f78fb3",
+    "#7aa2ff", "#e3b341", "#b8e986", "#ff7ad9", "#57d9ff", "#d0a070", "#a0a8ff", "#f2f2f2",
+)  # fmt: skip
+
+
+def warn_of_labels(images: Sequence[TrainImage], classes: Sequence[str]) -> None:
+    """Say in the log what often makes a training learn nothing."""
+    counts = np.zeros(len(classes), np.int64)
+    outside = total = 0
+    for image in images:
+        h, w = image.pixels.shape[1:]
+        centres = image.corners.mean(axis=1)
+        total += len(centres)
+        outside += int(((centres < 0) | (centres > (w, h))).any(axis=1).sum())
+        counts += np.bincount(image.labels[image.difficult == 0], minlength=len(classes))
+    if total and outside > 0.05 * total:
+        log.warning("%d of %d objects lie outside of their images", outside, total)
+    if not total:
+        log.warning("the training images hold no objects")
+    for name, count in zip(classes, counts, strict=True):
+        if count < 20:
+            log.warning("the class %s has %d training objects", name, count)
+
+
+def _published(path: Path) -> Mapping[str, Tensor]:
+    """Weights of a file: safetensors, or PyTorch's own format without code."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    return found.get("state_dict", found)  # type: ignore[no-any-return]
+
+
+def model_card(card: BundleCard, images: int, validated: int) -> str:
+    """The model card as Markdown."""
+    training = card.training
+    lines = [
+        f"# {card.name}",
+        "",
+        f"Oriented boxes of {', '.join(item.name for item in card.classes)}, for `rsfuse detect`.",
+        "",
+        f"Trained on {images} images of {training['data']} ({training['licence']}): "
+        f"{training['steps']} steps, seed {training['seed']}, best at step "
+        f"{training['best_step']}, which was chosen on the {validated} images that the scores below "
+        "are of.",
+        "",
+        *[f"- {name}: {value:.4f}" for name, value in card.scores.items()],
+        "",
+        "It knows the sensor, the height and the kind of place that it was trained on, and no other.",
+        "",
+    ]
+    return "\n".join(lines)

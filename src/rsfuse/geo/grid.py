@@ -237,6 +237,42 @@ def gsd_m(geobox: GeoBox) -> float:
     return ground
 
 
+def ground_segments(
+    geobox: GeoBox, start: Points, end: Points
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Length in metres and azimuth in degrees from north, in [0, 360), of segments between pixels.
+
+    Both are measured on the ellipsoid, so they hold in any CRS, near the poles and for rotated
+    geotransforms.
+
+    Args:
+        geobox: Grid with a CRS.
+        start: (N, 2) pixels, corner convention.
+        end: (N, 2) pixels.
+
+    Raises:
+        MissingCrsError: The grid has no CRS.
+    """
+    if geobox.crs is None:
+        raise MissingCrsError(
+            "the raster has no CRS",
+            "without one lengths on the ground are unknown",
+            "give it with crs= and transform=",
+        )
+    crs = geobox.crs.proj
+    first, last = (apply_affine(geobox.affine, points) for points in (start, end))
+    geographic, ellipsoid = crs.geodetic_crs, crs.get_geod()
+    if geographic is None or ellipsoid is None:
+        step = (last - first) * _metres_per_unit(crs)
+        azimuth = np.degrees(np.arctan2(step[:, 0], step[:, 1])) % 360.0
+        return np.hypot(step[:, 0], step[:, 1]), azimuth
+    to_lonlat = between(crs, geographic)
+    lon0, lat0 = to_lonlat.transform(first[:, 0], first[:, 1])
+    lon1, lat1 = to_lonlat.transform(last[:, 0], last[:, 1])
+    azimuth, _, length = ellipsoid.inv(lon0, lat0, lon1, lat1)
+    return np.asarray(length, np.float64), np.asarray(azimuth, np.float64) % 360.0
+
+
 def same_grid(a: GeoBox, b: GeoBox) -> bool:
     """Whether two grids have the same CRS, shape and, to a thousandth of a pixel, place."""
     if tuple(a.shape) != tuple(b.shape) or a.crs != b.crs:

@@ -179,7 +179,8 @@ def files(folder: Path, record: RunRecord, link_prefix: str) -> tuple[File, ...]
         if product in ("previews", "report"):
             continue
         for name in [names] if isinstance(names, str) else list(names or ()):
-            path = inside(folder, name)
+            # Products may lie beside the run folder: they are linked, never inlined.
+            path = folder / str(name) if (folder / str(name)).is_file() else None
             found.append(
                 File(
                     name=str(name),
