@@ -11,7 +11,7 @@ from rsfuse.errors import InputError
 Array = np.ndarray
 
 
-# -- an independent transcription of the reference document, float64 NumPy, loops where it says so ----
+# -- an independent transcription of the reference document in float64 NumPy, loops where it says --
 
 
 def linear(x: Array, w: dict[str, Array], name: str) -> Array:
@@ -40,14 +40,14 @@ def gelu(x: Array) -> Array:
 
 def conv_stride(x: Array, w: Array, b: Array) -> Array:
     """(C, H, W) with a kernel as large as its stride."""
-    o, c, s, _ = w.shape
+    c, s = w.shape[1:3]
     h, v = x.shape[1] // s, x.shape[2] // s
     cells = x.reshape(c, h, s, v, s)
     return np.einsum("chsvt,ocst->ohv", cells, w) + b[:, None, None]
 
 
 def depthwise(x: Array, w: Array, b: Array) -> Array:
-    c, h, v = x.shape
+    h, v = x.shape[1:]
     out = np.zeros_like(x)
     around = np.pad(x, ((0, 0), (1, 1), (1, 1)))
     for i in range(3):
@@ -324,7 +324,7 @@ def test_fusion_equals_its_outer_product() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-14)
 
 
-# -- the general network ------------------------------------------------------------------------------
+# -- the general network -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("ratio", "bands"), [(1, 3), (2, 6), (3, 1), (4, 8), (5, 4)])

@@ -152,12 +152,12 @@ def warp_pan(
 
 
 def wald_pair(image: Raster, ratio: int, weights: Sequence[float] | None = None) -> Pair:
-    """A PAN image and a coarser MS image that a scene with MS alone stands in for (Wald's protocol).
+    """PAN and a coarser MS from a scene that has MS alone (Wald's protocol).
 
     PAN is a weighted mean of the bands at the resolution given, as a sensor whose response covers
-    them would see it. MS is the image as a sensor of a `ratio` times larger pixel would see it: blurred
-    by a Gaussian with the modulation transfer `MTF_AT_NYQUIST` at the coarse Nyquist frequency, then
-    sampled. Both are simulated: results on them must say so.
+    them would see it. MS is the image as a sensor of a `ratio` times larger pixel would see it:
+    blurred by a Gaussian with the modulation transfer `MTF_AT_NYQUIST` at the coarse Nyquist
+    frequency, then sampled. Both are simulated: results on them must say so.
 
     Args:
         image: (C, H, W); rows and columns that do not fill a coarse pixel are dropped.
@@ -188,7 +188,7 @@ def wald_pair(image: Raster, ratio: int, weights: Sequence[float] | None = None)
     )
     cells = blurred.reshape(bands, h, ratio, w, ratio)
     coarse = cells.mean(axis=(2, 4)).astype(np.float32)
-    whole = valid.reshape(h, ratio, w, ratio).all(axis=(1, 3))
+    whole = np.asarray(valid.reshape(h, ratio, w, ratio).all(axis=(1, 3)))
     below = grid if ratio == 1 else grid.zoom_out(ratio)
     ms = Raster(coarse, whole, below, image.bands, image.radiometry)
     fine = Raster(pan, valid, grid, ("pan",), image.radiometry)

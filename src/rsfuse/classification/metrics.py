@@ -117,7 +117,7 @@ def reliability(
 
 
 def fit_temperature(logits: Floats, labels: Ints) -> float:
-    """The number that divides logits (N, K) so that their softmax is most likely (Guo et al. 2017)."""
+    """What to divide logits (N, K) by, so that their softmax is likeliest (Guo et al. 2017)."""
     from scipy.optimize import minimize_scalar
 
     if not len(labels):
@@ -155,9 +155,9 @@ class AreaEstimate:
 def estimate_areas(matrix: Ints, mapped: Sequence[float]) -> AreaEstimate:
     """Correct the areas of a map by its confusion matrix.
 
-    The strata are the map's classes; labels must be a random sample within each (equations 9 to 11 of
-    the paper, there with rows and columns exchanged). A class of the map without labels keeps its
-    mapped share.
+    The strata are the map's classes; labels must be a random sample within each (equations 9 to 11
+    of the paper, there with rows and columns exchanged). A class of the map without labels keeps
+    its mapped share.
 
     Args:
         matrix: (K, K): rows are the truth, columns the map.

@@ -59,8 +59,8 @@ class Embed(nn.Module):
 class ReferenceFuse(nn.Module):
     """AALF as published: an outer product averaged over its first index, twice.
 
-    That mean is a scalar per position, mean_c(p_c G_c), times the second argument; the outer product
-    is not formed.
+    That mean is a scalar per position, mean_c(p_c G_c), times the second argument; the outer
+    product is not formed.
     """
 
     def __init__(self, channels: int) -> None:
@@ -289,8 +289,8 @@ class DAS2F(nn.Module):
         for stage, dominant in zip(
             reversed(list(self.stage.values())), reversed(dominants), strict=True
         ):
-            parts = [rearranged(d, self.subpixel) for d in dominant]
-            fused = stage.fuse(parts, fused)
+            fuse: Any = stage.fuse
+            fused = fuse([rearranged(d, self.subpixel) for d in dominant], fused)
         if self.head_kind == "dense":
             out: Tensor = self.head(fused, first, pan)
         else:

@@ -1,14 +1,15 @@
 """Class maps of whole scenes: tile by tile, in bounded memory, resumable, without seams.
 
 A network sees a tile with a halo of what its result depends on, aligned to its own windows, so the
-probabilities of a pixel are the same whatever the size of the tile. Edges of the scene are mirrored.
+probabilities of a pixel are the same whatever the size of the tile. Edges of the scene are
+mirrored.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ _CHANNELS_IN_WORK = 512
 class TileClassifier(Protocol):
     """Gives the probabilities of the classes for one tile."""
 
-    classes: Sequence[ClassInfo]
+    classes: tuple[ClassInfo, ...]
     align: int
     halo: int
     factor: int
@@ -269,10 +270,10 @@ class _Sinks:
         shard: Shard,
         stack: ExitStack,
     ) -> None:
-        def sink(path: Path, bands: Sequence[str], **more: object) -> RasterSink:
+        def sink(path: Path, bands: Sequence[str], **more: Any) -> RasterSink:
             made = RasterSink(
                 path, geobox, bands=bands, dtype="uint8", manifest=manifest, shard=shard, **more
-            )  # type: ignore[arg-type]
+            )
             return stack.enter_context(made)
 
         self._others: list[tuple[RasterSink, bool]] = []
@@ -312,4 +313,5 @@ def rgb(color: str) -> tuple[int, int, int]:
 def _all_in_cells(valid: Mask, ratio: int) -> Mask:
     """Which MS pixels have all of their PAN pixels."""
     h, w = valid.shape[0] // ratio, valid.shape[1] // ratio
-    return valid[: h * ratio, : w * ratio].reshape(h, ratio, w, ratio).all(axis=(1, 3))
+    cells = valid[: h * ratio, : w * ratio].reshape(h, ratio, w, ratio)
+    return np.asarray(cells.all(axis=(1, 3)))

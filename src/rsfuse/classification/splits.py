@@ -118,7 +118,7 @@ def split_labels(
 
 
 def leakage(split: Split, reach: int) -> float:
-    """Share of test pixels within `reach` pixels (chessboard) of a training pixel; NaN without any."""
+    """Share of test pixels within `reach` pixels (chessboard) of a training pixel, or NaN."""
     if not split.test.any():
         return float("nan")
     return float(_near(split.train, reach)[split.test].mean())

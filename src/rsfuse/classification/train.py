@@ -194,10 +194,8 @@ def prepare(config: ClassifyTrainConfig) -> Prepared:
     )
     notes = tuple(note for split in splits for note in split.notes)
     if config.split == "random-pixel":
-        notes += (
-            f"{100 * leak:.0f} % of the test pixels lie within {reach} pixels of a training pixel: "
-            "this score measures interpolation between neighbours",
-        )
+        warning = f"{100 * leak:.0f} % of the test pixels lie within {reach} pixels of a training "
+        notes += (warning + "pixel: this score measures interpolation between neighbours",)
     return Prepared(scenes, classes, inputs, ratio, leak, notes)
 
 
@@ -233,7 +231,7 @@ def _classes(config: ClassifyTrainConfig, labels: Sequence[Labels]) -> tuple[Cla
                 known.setdefault(item.name, item)
     if not config.classes:
         return tuple(known.values())
-    return tuple(known.get(name, ClassInfo(name=name)) for name in config.classes)
+    return tuple(known.get(name, ClassInfo(name=name, color="#808080")) for name in config.classes)
 
 
 def _split(config: ClassifyTrainConfig, labels: Labels, path: str, factor: int) -> Split:
@@ -307,7 +305,10 @@ def _summary(ready: Prepared, truth: Any, found: Any, confidence: Any) -> dict[s
 
 def _measure_forest(ready: Prepared, config: ClassifyTrainConfig) -> dict[str, Any]:
     """The random forest under the same protocol."""
-    tables, truths, tests, answers = [], [], [], []
+    tables: list[Any] = []
+    truths: list[Any] = []
+    tests: list[Any] = []
+    answers: list[Any] = []
     for scene in ready.scenes:
         features = pixel_features(scene.ms, scene.pan, scene.factor)
         for part, table, truth in (
@@ -325,11 +326,20 @@ def _measure_forest(ready: Prepared, config: ClassifyTrainConfig) -> dict[str, A
 
 def model_card(card: BundleCard, notes: Sequence[str] = ()) -> str:
     """The model card as Markdown."""
+    training = card.training
+    what = f"{card.architecture}, {len(card.classes)} classes"
+    story = (
+        f"Trained on {', '.join(training['data'])} ({training['licence']}), split by "
+        f"{training['split']}, {training['steps']} steps, seed {training['seed']}."
+    )
+    limits = (
+        "It knows the classes, the sensor, the season and the light that it was trained on. "
+        "Another sensor or another country needs labels of its own."
+    )
     lines = [
         f"# {card.name}",
         "",
-        f"A land-cover model for `rsfuse classify`: {card.architecture}, "
-        f"{len(card.classes)} classes.",
+        f"A land-cover model for `rsfuse classify`: {what}.",
         "",
         "| class | colour |",
         "| --- | --- |",
@@ -342,18 +352,15 @@ def model_card(card: BundleCard, notes: Sequence[str] = ()) -> str:
         size = "unknown" if item.gsd_m is None else f"{item.gsd_m:g} m"
         low, high = (", ".join(f"{v:.5g}" for v in values) for values in (item.low, item.high))
         lines.append(f"| {item.name} | {', '.join(item.bands)} | {size} | {low} and {high} |")
-    training = card.training
     lines += [
         "",
-        f"Trained on {', '.join(training['data'])} ({training['licence']}), split by "
-        f"{training['split']}, {training['steps']} steps, seed {training['seed']}.",
+        story,
         "",
         "Scores on labels that took no part in training or in the choice of the weights:",
         "",
         *[f"- {name.replace('_', ' ')}: {value:.4g}" for name, value in card.scores.items()],
         "",
-        "It knows the classes, the sensor, the season and the light that it was trained on. Another "
-        "sensor or another country needs labels of its own.",
+        limits,
         *[f"\n{note}." for note in notes],
         "",
     ]

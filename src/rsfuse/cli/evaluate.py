@@ -14,11 +14,6 @@ app = typer.Typer(no_args_is_help=True, help="Measure a task on a data set with 
 PROTOCOLS = ("srif", "mmim", "sub", "loop", "trust", "big")
 
 
-@app.callback()
-def _tasks() -> None:
-    """Keep `rsfuse evaluate` a group although it has one task."""
-
-
 @app.command("match")
 def match(
     dataset: Annotated[
@@ -102,6 +97,114 @@ def match(
         _print_table(result.cells())
     if any(record["exception"] is not None for record in result.records):
         raise typer.Exit(3)
+
+
+DETECT_PROTOCOLS = ("dota-1.0", "dota-1.5", "voc12", "hrsc-07", "hrsc-12")
+
+
+@app.command("detect")
+def detect(
+    results: Annotated[
+        Path,
+        typer.Argument(help="Task1 files: a folder or zip file; or a model bundle to run."),
+    ],
+    dataset: Annotated[Path, typer.Argument(help="Data set with labels.")],
+    protocol: Annotated[
+        str, typer.Option("--protocol", "-p", help=f"One of {', '.join(DETECT_PROTOCOLS)}.")
+    ] = "dota-1.0",
+    kind: Annotated[str, typer.Option("--format", help="Format of the data set.")] = "auto",
+    split: Annotated[str | None, typer.Option(help="Part of the data set, such as val.")] = None,
+    ignored: Annotated[
+        str | None, typer.Option(help="Classes that are neither right nor wrong, such as a,b.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for metrics.json, table.txt and figure.svg."),
+    ] = None,
+    as_json: Json = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Score oriented boxes as the DOTA devkit does; the protocol stands beside every number.
+
+    With a model bundle in place of RESULTS, its detections on the images of the data set are made
+    first.
+    """
+    choice(protocol, DETECT_PROTOCOLS, "--protocol")
+    from rsfuse.detection import evaluate as evaluation
+    from rsfuse.detection.formats import read_dataset
+    from rsfuse.detection.results import read_submission
+    from rsfuse.engine.bundle import is_bundle, load_bundle
+    from rsfuse.runs import prepare_output
+
+    names = tuple(part.strip() for part in (ignored or "").split(",") if part.strip())
+    if is_bundle(results):
+        from rsfuse.detection.scene import detect_dataset
+
+        bundle = load_bundle(results, "detect")
+        classes = [item.name for item in bundle.card.classes]
+        data = read_dataset(dataset, format=kind, split=split, classes=None, ignored=names)
+        data = data.with_classes(classes)
+        answers = evaluation.answers_of_images(detect_dataset(bundle, data), data)
+    else:
+        data = read_dataset(dataset, format=kind, split=split, ignored=names)
+        answers = evaluation.answers_of(read_submission(results), data)
+    scores = evaluation.evaluate(data, answers, protocol)
+    if output is not None:
+        prepare_output(output, overwrite)
+        about = {"task": "detect", "results": str(results), "dataset": str(dataset)}
+        evaluation.write_evaluation(output, scores, about)
+    if as_json:
+        emit(scores.to_dict(), as_json=True)
+    else:
+        _print_table(evaluation.table_of(scores))
+
+
+@app.command("classify")
+def classify(
+    class_map: Annotated[Path, typer.Argument(help="A map that rsfuse classify wrote.")],
+    labels: Annotated[Path, typer.Argument(help="Labels: a raster or polygons.")],
+    confidence: Annotated[
+        Path | None, typer.Option("--confidence", help="The confidence of the map.")
+    ] = None,
+    class_column: Annotated[
+        str, typer.Option("--class-column", help="Column of polygons that holds the class.")
+    ] = "class",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for metrics.json, table.txt and figure.svg."),
+    ] = None,
+    as_json: Json = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Measure a class map with labels: accuracies, intervals, calibration, corrected areas."""
+    from rsfuse.classification import evaluate as evaluation
+    from rsfuse.runs import prepare_output
+
+    scores = evaluation.evaluate_map(
+        class_map, labels, confidence=confidence, class_column=class_column
+    )
+    if output is not None:
+        prepare_output(output, overwrite)
+        about = {"task": "classify", "map": str(class_map), "labels": str(labels)}
+        evaluation.write_evaluation(output, scores, about)
+    if as_json:
+        emit(scores, as_json=True)
+        return
+    _print_table(evaluation.table_of(scores))
+    low, high = scores["intervals"]["overall"]
+    emit(
+        {
+            "overall_accuracy": f"{100 * scores['overall_accuracy']:.1f} % "
+            f"({100 * low:.1f} to {100 * high:.1f})",
+            "kappa": scores["kappa"],
+            "mean_f1": scores["mean_f1"],
+            "ece": scores.get("ece"),
+        }
+    )
 
 
 def _print_table(cells: list[list[str]]) -> None:

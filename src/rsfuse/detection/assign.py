@@ -63,7 +63,8 @@ def candidates(boxes: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
     half_w = torch.maximum(w, _LEAST_STRIDES * stride) / 2
     half_h = torch.maximum(h, _LEAST_STRIDES * stride) / 2
     fits = (stride <= _COARSEST_SHARE * w) | (stride == cells.strides.min())
-    return ((u.abs() <= half_w) & (v.abs() <= half_h) & fits).nonzero(as_tuple=True)
+    obj, cell = ((u.abs() <= half_w) & (v.abs() <= half_h) & fits).nonzero(as_tuple=True)
+    return obj, cell
 
 
 @torch.no_grad()

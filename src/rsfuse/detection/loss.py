@@ -1,7 +1,7 @@
 """What the detector learns from: scores that know their overlap, exact rotated IoU, phases.
 
-The overlap of boxes that do not touch has no gradient, so a Gaussian distance helps at the start and
-fades out; it says nothing about the angle of a square, which the second phase does.
+The overlap of boxes that do not touch has no gradient, so a Gaussian distance helps at the start
+and fades out; it says nothing about the angle of a square, which the second phase does.
 """
 
 from typing import NamedTuple

@@ -292,8 +292,8 @@ def _curve(right: Any, wrong: Any, positives: int) -> tuple[Floats, Floats]:
 def ap_of(recall: Floats, precision: Floats, rule: Rule) -> float:
     """Average precision of a curve.
 
-    VOC07 takes the recalls of arange(0, 1.1, 0.1) as they are in floating point: three of them lie
-    a last digit above the decimal number, so that a recall of exactly 0.3 does not reach the fourth.
+    VOC07 takes the recalls of arange(0, 1.1, 0.1) as they are in floating point: three of them
+    lie a last digit above the decimal number, so a recall of exactly 0.3 does not reach the fourth.
     """
     if not len(recall):
         return 0.0

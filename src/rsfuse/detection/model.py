@@ -1,7 +1,7 @@
 """The detector: backbone, pyramid, one head for all levels, boxes by dual-frequency angles.
 
-Anchor-free: each cell of each level says for every class how well the box that it gives would fit an
-object there, where that box lies, and its direction. The angle is given as two phases, (cos 2t,
+Anchor-free: each cell of each level says for every class how well the box that it gives would fit
+an object there, where that box lies, and its direction. The angle is given as two phases, (cos 2t,
 sin 2t) and (cos 4t, sin 4t): the first is continuous over the half turn after which an oblong looks
 the same, the second over the quarter turn of a square, where the first has no meaning. The finer
 phase gives the angle and the coarser tells which of its two quarters (PSC, arXiv 2211.06368).

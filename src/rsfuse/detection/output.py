@@ -22,7 +22,7 @@ _SMALLEST_CHIP_PX = 24
 
 
 def class_numbers(found: Detections, colors: Sequence[str]) -> list[dict[str, Any]]:
-    """One entry per class for run records and pages: number, median score, median size in metres."""
+    """One entry per class for run records and pages: number, median score, median size."""
     sizes = found.sizes_m()
     entries = []
     for label, name in enumerate(found.classes):

@@ -143,7 +143,7 @@ class Detections:
         return None if found is None else found[:, :2]
 
     def azimuths_deg(self) -> Floats | None:
-        """(N,) direction of the long side from north, clockwise, in [0, 180); None without a CRS."""
+        """(N,) direction of the long side, clockwise from north, 0 to 180; None without a CRS."""
         found = self._ground()
         return None if found is None else found[:, 2]
 

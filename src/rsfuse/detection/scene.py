@@ -17,9 +17,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rsfuse.detection.data import Dataset
+from rsfuse.detection.predict import NetworkDetector
+from rsfuse.detection.results import Detections
+from rsfuse.engine.bundle import Bundle
 from rsfuse.geo.grid import Points, Window, gsd_m
 from rsfuse.geo.mask import UsableArea
-from rsfuse.geo.raster import RasterSource
+from rsfuse.geo.raster import RasterSource, open_raster
 from rsfuse.geo.tiles import Tile, TilePlan, TileRun, plan_tiles, run_tiles
 from rsfuse.geo.warp import read_mapped
 from rsfuse.ops.nms import rotated_nms
@@ -172,7 +176,7 @@ def detect_scene(
         partner: A second image of the scene.
         partner_mapping: Pixels of the scene (N, 2) -> pixels of the partner; the same when None.
         area: The area of interest: objects whose centre lies outside are left out.
-        nms: Of two boxes of a class that overlap by more (IoU), the one with the higher score stays.
+        nms: Of two boxes of a class that overlap by more (IoU), the better one stays.
         run_key: What the result depends on beside the scene.
         workers: Tiles at once.
         progress: Called with (done, total) tiles.
@@ -244,7 +248,8 @@ def _inside(area: UsableArea, centres: Floats, shape: tuple[int, int]) -> Mask:
     inside = np.zeros(len(centres), bool)
     cells = np.floor(centres / _AREA_SIDE).astype(np.int64)
     for cell in np.unique(cells, axis=0):
-        window = Window(*(int(c) * _AREA_SIDE for c in cell), _AREA_SIDE, _AREA_SIDE).clipped(shape)
+        x, y = (int(c) * _AREA_SIDE for c in cell)
+        window = Window(x, y, _AREA_SIDE, _AREA_SIDE).clipped(shape)
         if min(window.shape) < 1:
             continue
         mask = area.at(window, window.shape)
@@ -291,3 +296,29 @@ class _Spool:
             return Found.none()
         table = np.array(rows, np.float64)
         return Found(table[:, :5], table[:, 5], table[:, 6].astype(np.int64))
+
+
+def detect_dataset(bundle: Bundle, dataset: Dataset, *, least: float = 0.01) -> list[Detections]:
+    """Detections of a model on every image of a data set that has one, for scores.
+
+    Images are read whole: they are those of a data set, not of an archive.
+
+    Args:
+        bundle: The model.
+        dataset: The images.
+        least: Lowest score that is kept.
+    """
+    detector = NetworkDetector.load(bundle, score=least)
+    found = []
+    for sample in dataset.samples:
+        if sample.image is None:
+            continue
+        with open_raster(sample.image) as source:
+            raster = source.read()
+        boxes, scores, labels = detector(raster.data, raster.valid)
+        found.append(
+            Detections.of_boxes(
+                boxes, scores, labels, detector.classes, raster.shape, name=sample.name
+            )
+        )
+    return found

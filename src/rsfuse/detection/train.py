@@ -1,4 +1,4 @@
-"""Training of the detector: windows cut from whole images, the engine's loop, a bundle at the end."""
+"""Training of the detector: windows of whole images, the engine's loop, a bundle at the end."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -405,25 +405,27 @@ def _published(path: Path) -> Mapping[str, Tensor]:
 
         return load_file(path)
     found = torch.load(path, map_location="cpu", weights_only=True)
-    return found.get("state_dict", found)  # type: ignore[no-any-return]
+    return found.get("state_dict", found)
 
 
 def model_card(card: BundleCard, images: int, validated: int) -> str:
     """The model card as Markdown."""
     training = card.training
+    story = (
+        f"Trained on {images} images of {training['data']} ({training['licence']}): "
+        f"{training['steps']} steps, seed {training['seed']}, best at step "
+        f"{training['best_step']}, chosen on the {validated} images that the scores below are of."
+    )
     lines = [
         f"# {card.name}",
         "",
         f"Oriented boxes of {', '.join(item.name for item in card.classes)}, for `rsfuse detect`.",
         "",
-        f"Trained on {images} images of {training['data']} ({training['licence']}): "
-        f"{training['steps']} steps, seed {training['seed']}, best at step "
-        f"{training['best_step']}, which was chosen on the {validated} images that the scores below "
-        "are of.",
+        story,
         "",
         *[f"- {name}: {value:.4f}" for name, value in card.scores.items()],
         "",
-        "It knows the sensor, the height and the kind of place that it was trained on, and no other.",
+        "It knows the sensor, the height and the kind of place that it was trained on, no other.",
         "",
     ]
     return "\n".join(lines)

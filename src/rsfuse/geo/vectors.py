@@ -13,6 +13,7 @@ from odc.geo.geobox import GeoBox
 from rsfuse.errors import GridError, InputError, RasterError
 from rsfuse.geo.gdal import gdal_settings, reason_of
 from rsfuse.geo.grid import Window, apply_affine, between
+from rsfuse.geo.raster import RasterSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ def burn(
     fill: int,
     window: Window | None = None,
 ) -> npt.NDArray[np.int32]:
-    """(h, w): the value of the shape in which each pixel centre lies, `fill` outside; the last wins.
+    """(h, w): the value of the last shape in which each pixel centre lies, `fill` outside.
 
     Args:
         shapes: In pixels of the raster.
@@ -135,3 +136,26 @@ def column_of(features: Features, name: str, path: str | Path) -> npt.NDArray[An
             "name the one that holds the class, for example --class-column class",
         )
     return features.columns[name]
+
+
+def polygonise(
+    source: RasterSource, least_pixels: int = 0
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.object_]]:
+    """Values (N,) and shapes (N,), in pixels, of the stretches of equal value of a raster.
+
+    Args:
+        source: One band of whole numbers; read whole.
+        least_pixels: Smaller stretches take the value of their largest neighbour.
+    """
+    from rasterio.features import shapes as stretches
+    from rasterio.features import sieve
+
+    raster = source.read(bands=[1])
+    values = raster.data[0].astype(np.int32)
+    with gdal_settings():
+        if least_pixels > 1:
+            values = sieve(values, least_pixels, mask=raster.valid)
+        found = list(stretches(values, mask=raster.valid))
+    numbers = np.array([int(value) for _, value in found], np.int64)
+    shapes = np.array([shapely.geometry.shape(shape) for shape, _ in found], dtype=object)
+    return numbers, shapes

@@ -400,6 +400,29 @@ def write_polygons(
         _write_features(path, shapes, "Polygon", values, crs, layer)
 
 
+def write_shapes(
+    path: str | Path,
+    shapes: npt.NDArray[np.object_],
+    columns: Columns,
+    crs: Any = None,
+    layer: str = "polygons",
+) -> None:
+    """Write polygons that may have holes, as `write_polygons` does.
+
+    Args:
+        path: Result: `.gpkg` or `.geojson`.
+        shapes: N polygons of shapely.
+        columns: Name -> N values.
+        crs: Anything that pyproj takes for a CRS, or None.
+        layer: Name of the layer.
+
+    Raises:
+        InputError: Unknown suffix, or columns of different lengths.
+        OutputError: The file cannot be written.
+    """
+    _write_features(path, shapes, "Polygon", _checked_columns(columns, len(shapes)), crs, layer)
+
+
 def write_qgis_points(
     path: str | Path,
     map_xy: npt.ArrayLike,

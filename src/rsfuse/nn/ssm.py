@@ -17,7 +17,7 @@ independent of each other and go through one call.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +41,8 @@ class SSMSize:
         states: N.
         rank: R.
         mlp: Inner width of the MLP in tokens.
-        norm: "batch" as published; "layer" over the channels of each token, which does not depend on
-            the scene or on the size of a tile.
+        norm: "batch" as published; "layer" over the channels of each token, which does not depend
+            on the scene or on the size of a tile.
         window: Side of the windows that are scanned apart, in tokens; 0 scans a tile as a whole.
         swap: What the cross block exchanges: "all", or step sizes, B and C only.
         shared_norms: Whether one norm serves before the mixer and before the MLP, as published.
@@ -308,8 +308,8 @@ class Exchange(nn.Module):
             image = fold(y, *shape)
             return image if whole else from_windows(image, height, width, side, self.shift)
 
-        own = [self.own[s] for s in self.sensors]
-        crossed = [self.cross.mixer(s) for s in self.sensors]
+        own: list[Any] = [self.own[s] for s in self.sensors]
+        crossed: list[Any] = [self.cross.mixer(s) for s in self.sensors]
         seen = [part.norm(t) for part, t in zip(own, tokens, strict=True)]
         shared = [self.cross.norm(t) for t in tokens]
         u_own = [cut(part.local(x)) for part, x in zip(own, seen, strict=True)]

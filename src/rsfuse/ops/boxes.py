@@ -131,7 +131,7 @@ def _least_rectangle(corners: A) -> A:
         better = area < best_area * (1 - 1e-9)
         best = library.where(better[..., None], box, best)
         best_area = library.where(better, area, best_area)
-    return best  # type: ignore[no-any-return]
+    return best
 
 
 def _limits(u: Any, v: Any) -> tuple[Any, Any, Any, Any]:
@@ -228,5 +228,5 @@ def _with_angle(boxes: A, angle: A) -> A:
 
 def scaled(boxes: A, factor: float) -> A:
     """Boxes of an image that was enlarged by `factor`."""
-    parts = [boxes[..., i] * factor for i in range(4)]
+    parts: list[Any] = [boxes[..., i] * factor for i in range(4)]
     return _stack([*parts, boxes[..., 4]], boxes)

@@ -1,8 +1,8 @@
 """Suppression of boxes that show the same object, exact and fast on a grid.
 
-Greedy: boxes are looked at by falling score, and one is kept if it overlaps no kept box of its class
-by more than the threshold. A grid whose cells are as large as the largest box of a class limits the
-comparison to nine cells; the result is the same as that of comparing all with all.
+Greedy: boxes are looked at by falling score, and one is kept if it overlaps no kept box of its
+class by more than the threshold. A grid whose cells are as large as the largest box of a class
+limits the comparison to nine cells; the result is that of comparing all with all.
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
 """Overlap of quadrilaterals in float64, compiled: what scores and suppression are made with.
 
-Convex quadrilaterals are clipped against each other (Sutherland-Hodgman). A concave one is cut along
-its inner diagonal into two triangles, and the overlaps of the parts are added: exact for every
-simple quadrilateral. One that crosses itself has no area that two programs agree on; it is replaced
-by its convex hull, see `repaired`.
+Convex quadrilaterals are clipped against each other (Sutherland-Hodgman). A concave one is cut
+along its inner diagonal into two triangles, and the overlaps of the parts are added: exact for
+every simple quadrilateral. One that crosses itself has no area that two programs agree on; its
+corners are put in order, see `repaired`.
 """
 
 from typing import Any
@@ -183,7 +183,7 @@ def polygon_iou_pairs(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
 
 
 def polygon_intersections(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Area (N,) that simple quadrilaterals (N, 4, 2) share with others, and area (N,) of the first."""
+    """Area (N,) that quadrilaterals (N, 4, 2) share with others, and area (N,) of the first."""
     first, second = _quads(a), _quads(b)
     common, area = np.zeros(len(first)), np.zeros(len(first))
     _intersections(first, second, common, area)
@@ -222,8 +222,8 @@ def repaired(quads: npt.ArrayLike) -> tuple[Floats, int]:
     """Quadrilaterals (N, 4, 2) with those that cross themselves put in hull order, and how many.
 
     The corners of a quadrilateral that crosses itself are in convex position or one lies inside the
-    others' triangle; they are sorted around their middle, which gives the hull in the first case and
-    a simple quadrilateral in the second.
+    others' triangle; they are sorted around their middle, which gives the hull in the first case
+    and a simple quadrilateral in the second.
     """
     q = _quads(quads).copy()
     bad = crosses_itself(q)

@@ -91,7 +91,7 @@ def iou_pairs(a: Tensor, b: Tensor, eps: float = 1e-12) -> Tensor:
 
 
 def iou_matrix(a: Tensor, b: Tensor) -> Tensor:
-    """IoU (N, M) of all pairs of boxes (N, 5) and (M, 5); only pairs that can overlap are clipped."""
+    """IoU (N, M) of all pairs of boxes (N, 5) and (M, 5); only pairs that may overlap count."""
     out = torch.zeros(len(a), len(b), dtype=_at_least_single(a).dtype, device=a.device)
     near = may_overlap(a[:, None], b[None])
     i, j = near.nonzero(as_tuple=True)
@@ -108,7 +108,7 @@ def may_overlap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def gaussian_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Hellinger distance (M,) in [0, 1] of the Gaussians of boxes, for boxes that do not overlap yet.
+    """Hellinger distance (M,) in [0, 1] of the Gaussians of boxes that may not overlap yet.
 
     A box is the Gaussian of the uniform density over it: covariance R diag(w^2, h^2) R' / 12
     (ProbIoU, arXiv 2106.06072). It has a gradient at any distance and none for the angle of a

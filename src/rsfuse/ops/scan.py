@@ -11,7 +11,6 @@ multiply by decays that are at most 1 and never divide by them, so they are stab
 size; forms that cumulate decays are not (docs/decisions/0007).
 """
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -147,7 +146,7 @@ def _check(
             "D": (k, d),
             "delta_bias": (k, d),
         }
-        if all(found[name] == wanted[name] for name in found) and math.prod(u.shape):
+        if all(found[name] == wanted[name] for name in found) and u.numel():
             return
     raise InputError(
         f"shapes {found} do not make a scan",

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -159,7 +160,7 @@ def scan_numba(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Ten
         steps_outside(u), steps_outside(delta), A.transpose(1, 2).contiguous(), steps_outside(B),
         steps_outside(C),
     )  # fmt: skip
-    return y.transpose(1, 2).reshape(b, k, d, length)  # type: ignore[no-any-return]
+    return y.transpose(1, 2).reshape(b, k, d, length)
 
 
 class _Scan(torch.autograd.Function):
@@ -205,7 +206,7 @@ def _share(groups: int, work: Callable[[int, int], None]) -> None:
     threads = max(1, min(torch.get_num_threads(), groups))
     pool = _pool(os.getpid(), threads)
     ends = [groups * i // threads for i in range(threads + 1)]
-    for done in [pool.submit(work, a, b) for a, b in zip(ends, ends[1:], strict=False)]:
+    for done in [pool.submit(work, a, b) for a, b in pairwise(ends)]:
         done.result()
 
 

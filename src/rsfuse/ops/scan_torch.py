@@ -25,7 +25,7 @@ def scan_torch(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Ten
 
     rates = A.transpose(1, 2).expand(b, -1, -1, -1).reshape(groups, A.shape[2], d)
     y = _Scan.apply(steps_first(u), steps_first(delta), rates, steps_first(B), steps_first(C))
-    return y.permute(1, 2, 0).reshape(b, k, d, length)  # type: ignore[no-any-return]
+    return y.permute(1, 2, 0).reshape(b, k, d, length)
 
 
 def _plan(groups: int, length: int, states: int, channels: int) -> tuple[int, int]:

@@ -1,14 +1,14 @@
 """DOTA: one text file per image, eight coordinates, class and difficulty per line.
 
-The form is that of DOTA 1.0, 1.5 and 2.0 (https://captain-whu.github.io/DOTA): up to two header lines
-`imagesource:` and `gsd:`, then `x1 y1 x2 y2 x3 y3 x4 y4 class difficult`, clockwise. What the wild
-holds is accepted: byte order marks, CRLF, tabs, blank lines, missing headers and flags.
+The form is that of DOTA 1.0, 1.5 and 2.0 (https://captain-whu.github.io/DOTA): up to two header
+lines `imagesource:` and `gsd:`, then `x1 y1 x2 y2 x3 y3 x4 y4 class difficult`, clockwise. What the
+wild holds is accepted: byte order marks, CRLF, tabs, blank lines, missing headers and flags.
 """
 
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rsfuse.detection.data import Dataset, Objects, Sample, find_images
@@ -164,10 +164,10 @@ def _sample(
 
 def _class_names(
     root: Path,
-    parsed: "Mapping[str, object] | object",
+    parsed: Iterable[tuple[list[Row], float | None]],
     classes: Sequence[str] | None,
 ) -> tuple[str, ...]:
-    occurring = {row[1] for rows, _ in parsed for row in rows}  # type: ignore[attr-defined]
+    occurring = {row[1] for rows, _ in parsed for row in rows}
     if classes is None:
         listed = root / "classes.json"
         if listed.is_file():
