@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from odc.geo.geobox import GeoBox
 from scipy.ndimage import gaussian_filter
 
 from rsfuse.engine.bundle import InputInfo
 from rsfuse.errors import BandError, GridError, InputError
-from rsfuse.geo.grid import integer_ratio, overlap, same_grid, window_geobox
+from rsfuse.geo.grid import integer_ratio, overlap, rescaled, same_grid, window_geobox
 from rsfuse.geo.raster import Raster, RasterSource, open_raster
 
 Image = npt.NDArray[np.float32]
@@ -112,8 +111,7 @@ def _ratio(ms: RasterSource, pan: RasterSource) -> int:
             else "warp PAN once: rsfuse.classification.data.warp_pan(ms, pan, 'pan_on_ms.tif')"
         )
         raise GridError(error.what, error.why, fix) from error
-    expected = ms.geobox.zoom_out(1.0 / ratio) if ratio > 1 else ms.geobox
-    if not same_grid(expected, pan.geobox):
+    if not same_grid(rescaled(ms.geobox, ratio), pan.geobox):
         raise GridError(
             f"MS of {ms.shape} and PAN of {pan.shape} pixels do not cover the same ground",
             f"at a ratio of {ratio}, PAN must have {ratio} times as many rows and columns, and the "
@@ -146,7 +144,7 @@ def warp_pan(
     one, two = open_raster(ms), open_raster(pan)
     overlap(one.geobox, two.geobox)
     found = max(1, round(gsd_m(one.geobox) / gsd_m(two.geobox))) if ratio is None else ratio
-    target: GeoBox = one.geobox if found == 1 else one.geobox.zoom_out(1.0 / found)
+    target = rescaled(one.geobox, found)
     warp_raster(two, target, pixel_mapping(target, two.geobox), path)
     return Path(path)
 
@@ -189,8 +187,7 @@ def wald_pair(image: Raster, ratio: int, weights: Sequence[float] | None = None)
     cells = blurred.reshape(bands, h, ratio, w, ratio)
     coarse = cells.mean(axis=(2, 4)).astype(np.float32)
     whole = np.asarray(valid.reshape(h, ratio, w, ratio).all(axis=(1, 3)))
-    below = grid if ratio == 1 else grid.zoom_out(ratio)
-    ms = Raster(coarse, whole, below, image.bands, image.radiometry)
+    ms = Raster(coarse, whole, rescaled(grid, 1.0 / ratio), image.bands, image.radiometry)
     fine = Raster(pan, valid, grid, ("pan",), image.radiometry)
     return Pair(open_raster(ms), open_raster(fine), ratio)
 

@@ -21,7 +21,7 @@ from rsfuse.classification.data import Pair
 from rsfuse.classification.model import build_model
 from rsfuse.engine.bundle import Bundle, ClassInfo, InputInfo
 from rsfuse.errors import InputError
-from rsfuse.geo.grid import Window
+from rsfuse.geo.grid import Window, rescaled
 from rsfuse.geo.mask import UsableArea
 from rsfuse.geo.tiles import RasterSink, Shard, Tile, TilePlan, TileRun, plan_tiles, run_tiles
 
@@ -151,8 +151,7 @@ class MapFiles:
 
 def map_geobox(pair: Pair, factor: int) -> GeoBox:
     """The grid of a map of `factor` pixels per MS pixel."""
-    grid = pair.ms.geobox
-    return grid if factor == 1 else grid.zoom_out(1.0 / factor)
+    return rescaled(pair.ms.geobox, factor)
 
 
 def plan_map(

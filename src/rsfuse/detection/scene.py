@@ -268,6 +268,9 @@ class _Spool:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not manifest_of(path).exists():
             path.unlink(missing_ok=True)
+        elif path.exists() and not path.read_bytes().endswith(b"\n"):
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")  # end the line that a kill cut off
 
     def take(self, tile: Tile, found: Found) -> None:
         """Append the boxes of a tile."""

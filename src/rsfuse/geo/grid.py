@@ -88,6 +88,12 @@ def window_geobox(geobox: GeoBox, window: Window) -> GeoBox:
     return GeoBox((window.h, window.w), affine, geobox.crs)
 
 
+def rescaled(geobox: GeoBox, factor: float) -> GeoBox:
+    """The same ground with `factor` times as many pixels along each axis, rounded down."""
+    h, w = (max(1, int(side * factor + 1e-6)) for side in geobox.shape)
+    return GeoBox((h, w), compose(geobox.affine, Affine.scale(1.0 / factor)), geobox.crs)
+
+
 def apply_affine(affine: Affine, points: Points) -> Points:
     """(N, 2) points through an affine transform."""
     x, y = points[:, 0], points[:, 1]

@@ -1,0 +1,102 @@
+"""Pairs of images, labels and how they are parted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from rsfuse.classification.data import open_pair, robust_range, wald_pair, warp_pan
+from rsfuse.engine.bundle import InputInfo
+from rsfuse.errors import BandError, GridError, InputError, NoOverlapError
+from rsfuse.geo.raster import Raster
+from rsfuse.geo.write import write_cog
+
+
+def grid(shape: tuple[int, int], size: float, x: float = 500_000, y: float = 5_000_000) -> GeoBox:
+    return GeoBox(shape, Affine(size, 0, x, 0, -size, y), "EPSG:32631")
+
+
+def write(path: Path, shape: tuple[int, int], size: float, bands: int = 1, **more: float) -> Path:
+    random = np.random.default_rng(bands)
+    data = random.uniform(0, 100, (bands, *shape)).astype(np.float32)
+    write_cog(path, data, geobox=grid(shape, size, **more))
+    return path
+
+
+def test_a_pair_has_a_whole_ratio(tmp_path: Path) -> None:
+    ms, pan = write(tmp_path / "ms.tif", (20, 30), 4, 3), write(tmp_path / "pan.tif", (80, 120), 1)
+    with open_pair(ms, pan) as pair:
+        assert pair.ratio == 4
+    bare = open_pair(np.zeros((4, 10, 12)), np.zeros((20, 24)))
+    assert bare.ratio == 2
+
+
+@pytest.mark.parametrize(
+    ("pan_shape", "pan_size", "more", "kind", "hint"),
+    [
+        ((10, 15), 8, {}, GridError, "MS first"),  # swapped
+        ((80, 120), 1, {"x": 600_000}, NoOverlapError, ""),
+        ((80, 120), 1, {"x": 500_000.5}, GridError, "warp_pan"),  # corners half a pixel off
+        ((53, 80), 1.5, {}, GridError, "warp_pan"),
+        ((79, 120), 1, {}, GridError, "warp_pan"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_explained(
+    tmp_path: Path, pan_shape: tuple[int, int], pan_size: float, more: dict[str, float],
+    kind: type[InputError], hint: str,
+) -> None:  # fmt: skip
+    ms = write(tmp_path / "ms.tif", (20, 30), 4, 3)
+    pan = write(tmp_path / "pan.tif", pan_shape, pan_size, **more)
+    with pytest.raises(kind) as caught:
+        open_pair(ms, pan)
+    assert hint in caught.value.fix
+
+
+def test_a_warped_pan_fits(tmp_path: Path) -> None:
+    ms = write(tmp_path / "ms.tif", (20, 30), 4, 3)
+    pan = write(tmp_path / "pan.tif", (64, 96), 1.3)
+    path = warp_pan(ms, pan, tmp_path / "pan_on_ms.tif")
+    with open_pair(ms, path) as pair:
+        assert pair.ratio == 3
+        assert pair.pan.read().valid.mean() > 0.9
+
+
+def test_bands_are_compared_with_the_model(tmp_path: Path) -> None:
+    ms, pan = write(tmp_path / "ms.tif", (20, 30), 4, 3), write(tmp_path / "pan.tif", (80, 120), 1)
+    inputs = (InputInfo(name="ms", bands=("b", "g", "r", "n")),)
+    with pytest.raises(BandError, match="3 bands"):
+        open_pair(ms, pan, inputs=inputs)
+
+
+def test_a_simulated_pan_is_the_mean_and_ms_is_what_a_coarser_sensor_sees() -> None:
+    flat = np.broadcast_to(np.array([10.0, 30.0])[:, None, None], (2, 40, 41)).astype(np.float32)
+    image = Raster(flat, np.ones((40, 41), bool), grid((40, 41), 2.0), ("a", "b"))
+    pair = wald_pair(image, 4, weights=(1, 3))
+    assert pair.ratio == 4
+    assert pair.ms.shape == (10, 10)
+    assert pair.pan.shape == (40, 40)
+    np.testing.assert_allclose(pair.pan.read().data, 25.0)
+    np.testing.assert_allclose(pair.ms.read().data[:, 3:-3, 3:-3], flat[:, :4, :4], rtol=1e-5)
+    assert abs(pair.ms.geobox.affine.a) == 8.0
+    # A wave at the coarse Nyquist frequency keeps 0.3 of its height, times what the mean over the
+    # coarse pixel leaves of it.
+    x = np.arange(400) + 0.5
+    wave = np.cos(2 * np.pi * x / 8 - np.pi / 4)
+    data = np.broadcast_to(wave, (1, 8, 400)).astype(np.float32)
+    seen = wald_pair(Raster(data, np.ones((8, 400), bool), grid((8, 400), 1), ("a",)), 4)
+    height = np.abs(seen.ms.read().data[0, 0, 20:-20]).max()
+    whole = np.abs(wave.reshape(-1, 4).mean(1)).max()
+    assert height / whole == pytest.approx(0.3, abs=0.02)
+
+
+def test_ranges_come_from_what_counts() -> None:
+    data = np.stack([np.arange(100.0), np.arange(100.0) * 2]).reshape(2, 10, 10).astype(np.float32)
+    use = np.zeros((10, 10), bool)
+    use[:5] = True
+    low, high = robust_range([(data, use)], 0, 100)
+    assert low == (0.0, 0.0)
+    assert high == (49.0, 98.0)
+    with pytest.raises(InputError, match="no pixel"):
+        robust_range([(data, ~np.ones((10, 10), bool))])
