@@ -86,7 +86,7 @@ def test_labels_on_pixels_without_a_class_do_not_count(tmp_path: Path, class_map
 def test_labels_that_miss_the_map_are_an_error(tmp_path: Path, class_map: Path) -> None:
     truth = np.full((128, 128), 255)
     truth[127] = 0
-    with pytest.raises(InputError, match="no label of .* lies on a mapped pixel"):
+    with pytest.raises(InputError, match=r"no label of .* lies on a mapped pixel"):
         evaluate_map(class_map, write_map(tmp_path / "beside.tif", truth, NAMES))
 
 

@@ -198,7 +198,7 @@ def test_labels_are_renumbered_by_name() -> None:
 
 def test_a_class_that_is_unknown_is_named() -> None:
     labels = Labels(np.array([[0, 1]]), (WATER, ROAD))
-    with pytest.raises(InputError, match="labels.tif holds the class 'road'") as caught:
+    with pytest.raises(InputError, match=r"labels.tif holds the class 'road'") as caught:
         labels.as_classes((WATER, FIELD), "labels.tif")
     assert "water, field" in caught.value.why
 
