@@ -1,14 +1,19 @@
-"""rsfuse: registration of remote-sensing images across sensors.
+"""rsfuse: multimodal remote sensing. Match images across sensors, detect objects, classify land.
 
 Where things are:
 
     rsfuse.match(reference, query)     find the transform between two images  -> MatchResult
+    rsfuse.detect(scene, model)        find oriented objects in a scene       -> Detections
+    rsfuse.classify(ms, pan, model, p) map land cover                         -> ClassMap
     rsfuse.open_raster(path)           the one door to raster files           -> RasterSource
     rsfuse.errors                      what can go wrong, in three beats
     rsfuse.runs                        the run folder: what a command leaves behind
     rsfuse.geo                         files, grids, tiles, warps, writers
     rsfuse.simulate                    scenes with exactly known truth
     rsfuse.matching                    the matching pipeline
+    rsfuse.detection                   boxes, scores, the detector
+    rsfuse.classification              DAS2F, its training, maps
+    rsfuse.engine                      the training loop and model bundles
     rsfuse.report                      HTML pages from run folders
 
 Importing this package is cheap. The public names below are resolved at first use, so that
@@ -19,6 +24,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rsfuse.classification.results import ClassMap
+    from rsfuse.classification.run import classify
+    from rsfuse.detection.results import Detections
+    from rsfuse.detection.run import detect
     from rsfuse.errors import RsfuseError
     from rsfuse.geo.raster import Raster, open_raster
     from rsfuse.matching.predict import match
@@ -28,21 +37,29 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClassMap",
+    "Detections",
     "MatchResult",
     "Raster",
     "RsfuseError",
     "RunRecord",
     "__version__",
+    "classify",
+    "detect",
     "match",
     "open_raster",
 ]
 
 # Public name -> the module that defines it.
 _HOME = {
+    "ClassMap": "rsfuse.classification.results",
+    "Detections": "rsfuse.detection.results",
     "MatchResult": "rsfuse.matching.results",
     "Raster": "rsfuse.geo.raster",
     "RsfuseError": "rsfuse.errors",
     "RunRecord": "rsfuse.runs",
+    "classify": "rsfuse.classification.run",
+    "detect": "rsfuse.detection.run",
     "match": "rsfuse.matching.predict",
     "open_raster": "rsfuse.geo.raster",
 }

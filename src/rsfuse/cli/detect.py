@@ -3,9 +3,6 @@
 import logging
 import shlex
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,22 +21,22 @@ from rsfuse.cli.options import (
     Verbose,
     Workers,
 )
-from rsfuse.cli.output import Reporter, emit, progress_reporter
+from rsfuse.cli.output import Counter, emit, progress_reporter
 from rsfuse.errors import InputError, RsfuseError
 
 if TYPE_CHECKING:
-    from rsfuse.detection.predict import NetworkDetector
-    from rsfuse.engine.bundle import Bundle
+    from rsfuse.detection.results import Detections
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = {".gpkg": "gpkg", ".geojson": "geojson", ".csv": "csv", ".parquet": "geoparquet"}
+SUFFIXES = {"geoparquet": ".parquet", "dota": ".zip"}
 
 
 def detect(
     scenes: Annotated[list[Path], typer.Argument(help="Scenes, of any size.")],
     model: Annotated[
-        Path, typer.Option("-m", "--model", help="Model bundle of `rsfuse train detect`.")
+        str,
+        typer.Option("-m", "--model", help="Model bundle: a folder, or the name of a shipped one."),
     ],
     output: Annotated[
         Path,
@@ -81,184 +78,102 @@ def detect(
     Beside the boxes of a scene comes a folder named after the file, with pictures, report.html and
     run.json. A scene with a CRS is looked at with the ground sampling distance of the model.
     """
+    reporter = progress_reporter(progress, quiet=quiet)
     from rsfuse.cli.match import band_list
-    from rsfuse.detection.predict import NetworkDetector
     from rsfuse.detection.results import FORMATS
-    from rsfuse.engine.bundle import load_bundle
-    from rsfuse.engine.device import choose_device
+    from rsfuse.detection.run import DetectJob, run_folder, run_scene
+    from rsfuse.runs import prepare_output
 
     if kind is not None and kind not in FORMATS:
         raise InputError(
             f"--format {kind} is unknown", f"known are {', '.join(FORMATS)}", "choose one of them"
         )
-    bundle = load_bundle(model, "detect")
-    detector = NetworkDetector.load(bundle, score=score, nms=nms, device=choose_device(device))
     wanted = None if classes is None else tuple(part.strip() for part in classes.split(","))
-    job = Job(
-        bundle, detector, kind, wanted, band_list(bands), aoi, tile or 1024, memory, workers,
-        resume, overwrite, progress_reporter(progress, quiet=quiet),
-    )  # fmt: skip
+    job = DetectJob(
+        model, score, wanted, nms, band_list(bands), aoi, device, tile or 1024, memory, workers
+    )
+    detector = job.detector()
+    if wanted is not None:
+        _check_classes(wanted, detector.classes)
     single = len(scenes) == 1 and output.suffix != ""
-    suffix = {"geoparquet": ".parquet", "dota": ".zip"}.get(kind or "", f".{kind or 'gpkg'}")
+    suffix = SUFFIXES.get(kind or "", f".{kind or 'gpkg'}")
     results = []
     for scene in scenes:
         target = output if single else output / f"{scene.stem}{suffix}"
-        results.append(job.plan(scene) if dry_run else job.run(scene, target))
+        if dry_run:
+            source = job.open(scene, detector)
+            lattice, plan = job.plan(source, detector)
+            results.append(
+                {
+                    "scene": str(scene),
+                    "pixels": list(source.shape),
+                    "looked_at": list(lattice.shape),
+                    "tiles": len(plan),
+                    "tile": plan.tile,
+                    "halo": plan.halo,
+                    "memory_mb": round(plan.memory_bytes(len(source.bands) + 64) / 1e6),
+                    "classes": list(detector.classes),
+                    "output": str(target),
+                }
+            )
+            continue
+        if target.exists() and not overwrite:
+            raise InputError(f"{target} exists", "nothing is replaced unasked", "add --overwrite")
+        folder = run_folder(target)
+        if not (resume and (folder / "boxes.jsonl").exists()):
+            for left in ("boxes.jsonl", "boxes.jsonl.tiles.jsonl"):
+                (folder / left).unlink(missing_ok=True)
+            prepare_output(folder, overwrite=overwrite or resume)
+        with Counter(reporter, f"detect {scene.name}") as follow:
+            found, folder = run_scene(
+                job,
+                detector,
+                scene,
+                target,
+                kind=kind,
+                command=shlex.join(["rsfuse", *sys.argv[1:]]),
+                progress=follow,
+            )
+        _page(folder)
+        counts = {name: int((found.labels == k).sum()) for k, name in enumerate(found.classes)}
+        results.append(
+            {
+                "scene": str(scene),
+                "objects": len(found),
+                **{name: count for name, count in counts.items() if count},
+                "written": str(target),
+                "report": str(folder / "report.html"),
+            }
+        )
     emit(results[0] if len(results) == 1 else {"scenes": results}, as_json)
 
 
-@dataclass(frozen=True)
-class Job:
-    """How every scene of a call is worked on."""
+def detect_one(scene: Path, model: str, target: Path, *, score: float) -> "tuple[Detections, Path]":
+    """Find the objects of one scene with the defaults: them, and the run folder with its page."""
+    from rsfuse.detection.run import DetectJob, run_folder, run_scene
+    from rsfuse.runs import prepare_output
 
-    bundle: "Bundle"
-    detector: "NetworkDetector"
-    kind: str | None
-    classes: Sequence[str] | None
-    bands: Sequence[str | int] | None
-    aoi: Path | None
-    tile: int
-    memory: int | None
-    workers: int
-    resume: bool
-    overwrite: bool
-    reporter: Reporter
+    job = DetectJob(model, score)
+    prepare_output(run_folder(target), overwrite=True)
+    found, folder = run_scene(job, job.detector(), scene, target, command=f"rsfuse detect {scene}")
+    _page(folder)
+    return found, folder
 
-    def _open(self, scene: Path) -> tuple[Any, Any, Any]:
-        from rsfuse.detection.scene import SceneLattice, plan_scene
-        from rsfuse.geo.raster import open_raster
 
-        source = open_raster(scene, bands=self.bands)
-        if len(source.bands) != self.detector.bands:
-            raise InputError(
-                f"{scene} has {len(source.bands)} bands: {', '.join(source.bands)}",
-                f"the model takes {self.detector.bands}: "
-                f"{', '.join(self.bundle.card.inputs[0].bands)}",
-                "choose them with --bands",
-            )
-        lattice = SceneLattice.of(source, self.detector.gsd_m)
-        plan = plan_scene(
-            lattice,
-            tile=self.tile,
-            memory=self.memory,
-            channels=len(source.bands) + 64,
-            workers=self.workers,
+def _page(folder: Path) -> None:
+    from rsfuse.report import build_report
+
+    try:
+        build_report(folder)
+    except RsfuseError as error:
+        logger.warning("the report could not be made: %s", error.what)
+
+
+def _check_classes(wanted: tuple[str, ...], known: tuple[str, ...]) -> None:
+    unknown: Any = next((name for name in wanted if name not in known), None)
+    if unknown is not None:
+        raise InputError(
+            f"class {unknown!r} is unknown",
+            f"the model knows {', '.join(known)}",
+            "choose among them with --classes",
         )
-        return source, lattice, plan
-
-    def plan(self, scene: Path) -> dict[str, Any]:
-        """What would be done."""
-        source, lattice, plan = self._open(scene)
-        return {
-            "scene": str(scene),
-            "pixels": list(source.shape),
-            "looked_at": list(lattice.shape),
-            "tiles": len(plan),
-            "tile": plan.tile,
-            "halo": plan.halo,
-            "memory_mb": round(plan.memory_bytes(len(source.bands) + 64) / 1e6),
-            "classes": list(self.detector.classes),
-        }
-
-    def run(self, scene: Path, target: Path) -> dict[str, Any]:
-        """Find the objects of one scene."""
-        from rsfuse.detection import output as files_of
-        from rsfuse.detection.results import Detections
-        from rsfuse.detection.scene import Found, clear_spool, detect_scene
-        from rsfuse.geo.picture import describe_input
-        from rsfuse.geo.raster import area_of
-        from rsfuse.report import build_report
-        from rsfuse.runs import RunRecord, prepare_output, utc_now
-
-        started = time.monotonic()
-        if target.exists() and not self.overwrite:
-            raise InputError(f"{target} exists", "nothing is replaced unasked", "add --overwrite")
-        source, lattice, plan = self._open(scene)
-        folder = target.with_name(f"{target.stem}_run")
-        spool = folder / "boxes.jsonl"
-        if not (self.resume and spool.exists()):
-            prepare_output(folder, overwrite=self.overwrite or self.resume)
-            clear_spool(spool)
-        area = None if self.aoi is None else area_of(self.aoi, source)
-        self.reporter.start(len(plan), f"detect {scene.name}")
-        seen = 0
-
-        def advance(done: int, _: int) -> None:
-            nonlocal seen
-            self.reporter.advance(done - seen)
-            seen = done
-
-        def find(image: Any, valid: Any, partner: Any) -> Found:
-            return Found(*self.detector(image, valid, partner))
-
-        try:
-            found, _ = detect_scene(
-                source,
-                find,
-                spool,
-                plan=plan,
-                lattice=lattice,
-                area=area,
-                nms=self.detector.nms,
-                run_key=f"{self.bundle.card.files} {self.detector.score} {self.aoi}",
-                workers=self.workers,
-                progress=advance,
-            )
-        finally:
-            self.reporter.finish()
-        looked = time.monotonic() - started
-        geobox = source.geobox if source.is_georeferenced else None
-        result = Detections.of_boxes(
-            found.boxes, found.scores, found.labels, self.detector.classes, source.shape, geobox,
-            scene.stem,
-        )  # fmt: skip
-        if self.classes is not None:
-            result = result.above(0.0, self.classes)
-        result.save(target, self.kind)
-        colors = [item.color for item in self.bundle.card.classes]
-        numbers = files_of.class_numbers(result, colors)
-        previews = files_of.write_previews(folder, source, result, colors)
-        clear_spool(spool)
-        h, w = lattice.shape
-        record = RunRecord(
-            task="detect",
-            command=shlex.join(["rsfuse", *sys.argv[1:]]),
-            started=utc_now(),
-            seconds=round(time.monotonic() - started, 3),
-            inputs=(describe_input("scene", source),),
-            parameters={
-                "model": self.bundle.card.name,
-                "score": self.detector.score,
-                "nms": self.detector.nms,
-                "tile": plan.tile,
-                "halo": plan.halo,
-                "aoi": None if self.aoi is None else str(self.aoi),
-            },
-            status="ok",
-            result={"objects": len(result), "classes": numbers},
-            diagnostics={
-                "megapixels_per_second": round(h * w / 1e6 / looked, 3),
-                "pixels_per_pixel": lattice.scale,
-                "stages": [
-                    {"name": "tiles", "seconds": round(looked, 3)},
-                    {"name": "write", "seconds": round(time.monotonic() - started - looked, 3)},
-                ],
-            },
-            outputs={
-                "detections": f"../{target.name}",
-                "previews": previews,
-                "report": "report.html",
-            },
-        )
-        record.save(folder)
-        try:
-            build_report(folder)
-        except RsfuseError as error:
-            logger.warning("the report could not be made: %s", error.what)
-        return {
-            "scene": str(scene),
-            "objects": len(result),
-            **{entry["name"]: entry["objects"] for entry in numbers if entry["objects"]},
-            "written": str(target),
-            "report": str(folder / "report.html"),
-        }

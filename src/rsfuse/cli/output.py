@@ -128,6 +128,29 @@ def progress_reporter(mode: str = "bar", *, quiet: bool = False) -> Reporter:
     return NoProgress()
 
 
+class Counter:
+    """A reporter for work that tells (done, total), such as `run_tiles` and `fit`."""
+
+    def __init__(self, reporter: Reporter, what: str) -> None:
+        self._reporter = reporter
+        self._what = what
+        self._seen: int | None = None
+
+    def __enter__(self) -> "Counter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reporter.finish()
+
+    def __call__(self, done: int, total: int, *_: object) -> None:
+        """Report that `done` of `total` steps are done."""
+        if self._seen is None:
+            self._reporter.start(total, self._what)
+            self._seen = 0
+        self._reporter.advance(done - self._seen)
+        self._seen = done
+
+
 class NoProgress:
     """Says nothing."""
 

@@ -1,13 +1,13 @@
 """`rsfuse train TASK CONFIG.toml`: train a model and write it as a bundle."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from rsfuse.cli.options import Device, Json, Overwrite, Progress, Quiet, Resume, Verbose
-from rsfuse.cli.output import Reporter, emit, progress_reporter
+from rsfuse.cli.output import Counter, emit, progress_reporter
 from rsfuse.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Train a model and write it as a bundle.")
@@ -66,7 +66,7 @@ def _command(task: str, doc: str) -> Callable[..., None]:
         }
         settings = read_config(config, module.CONFIG, overrides)
         folder = prepare_output(output, overwrite, resume=resume)
-        with Follower(reporter, f"train {task}") as follow:
+        with Counter(reporter, f"train {task}") as follow:
             outcome = module.train(settings, folder, resume=resume, progress=follow)
         emit(outcome.summary(), as_json)
 
@@ -77,29 +77,6 @@ def _command(task: str, doc: str) -> Callable[..., None]:
 
 # Verb -> package whose module `train` holds CONFIG and train().
 PACKAGES = {"classify": "classification", "detect": "detection", "match": "matching"}
-
-
-class Follower:
-    """Turns the steps of a training into progress."""
-
-    def __init__(self, reporter: Reporter, what: str) -> None:
-        self._reporter = reporter
-        self._what = what
-        self._seen: int | None = None
-
-    def __enter__(self) -> "Follower":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._reporter.finish()
-
-    def __call__(self, step: int, steps: int, _: Mapping[str, float]) -> None:
-        """Report that `step` of `steps` is done."""
-        if self._seen is None:
-            self._seen = 0
-            self._reporter.start(steps, self._what)
-        self._reporter.advance(step - self._seen)
-        self._seen = step
 
 
 def settings_of(texts: list[str]) -> dict[str, Any]:

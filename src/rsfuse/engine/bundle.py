@@ -16,6 +16,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -178,17 +179,26 @@ def save_bundle(
     return Bundle(folder, card)
 
 
+def shipped_bundles() -> dict[str, Path]:
+    """Name -> folder of the bundles that come with rsfuse."""
+    folder = Path(str(resources.files("rsfuse"))) / "models"
+    found = folder.iterdir() if folder.is_dir() else ()
+    return {path.name: path for path in sorted(found) if (path / CARD_FILE).is_file()}
+
+
 def load_bundle(path: str | Path, task: str | None = None) -> Bundle:
     """Open a bundle; the weights are read by `Bundle.state`.
 
     Args:
-        path: Folder, or zip file of one.
+        path: Folder, or zip file of one; or the name of a bundle that comes with rsfuse.
         task: The verb that wants to use it; None accepts any.
 
     Raises:
         InputError: Not a bundle, of a later format, or made for another task.
     """
     path = Path(path)
+    if not path.exists():
+        path = shipped_bundles().get(str(path), path)
     content = _card(path)
     version = content.get("format")
     if not isinstance(version, int) or version > BUNDLE_FORMAT:
@@ -235,7 +245,8 @@ def _card(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is not a model bundle",
             f"a bundle is a folder or a zip file that holds {CARD_FILE} and {WEIGHTS_FILE}",
-            "give the folder that `rsfuse train` wrote",
+            "give the folder that `rsfuse train` wrote, or the name of one that comes with rsfuse: "
+            + (", ".join(shipped_bundles()) or "none does"),
         )
     if path.is_dir():
         content = read_json(path / CARD_FILE)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rsfuse.report.build import explained_failure, link_prefix, render, write_page
-from rsfuse.report.match_page import MatchPage, match_page
+from rsfuse.report.build import PAGES, explained_failure, link_prefix, render, write_page
 from rsfuse.report.parts import Tile, data_uri
 from rsfuse.runs import RunRecord
 
@@ -22,11 +22,11 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Chapter:
-    """One match run and what is known about it from elsewhere.
+    """One run and what is known about it from elsewhere.
 
     Attributes:
         run: The run folder.
-        title: What the pair is.
+        title: What it shows.
         text: A paragraph under the title.
         pictures: Pictures to show side by side: a caption and a PNG, JPEG or WebP file each.
         summary: One line with the outcome, for the list of chapters.
@@ -48,7 +48,7 @@ class Shown:
     """A chapter with the page of its run."""
 
     chapter: Chapter
-    page: MatchPage
+    page: Any
     link: str
     pictures: tuple[tuple[str, str], ...]
 
@@ -60,10 +60,11 @@ def build_story(
     title: str,
     lead: str,
     commands: Sequence[tuple[str, str]] = (),
+    more: Sequence[Chapter] = (),
 ) -> Path:
     """Write the story as one self-contained HTML file and return its path.
 
-    The first chapter is told in full; the later ones open on demand.
+    The first chapter is told in full, and so are those of `more`; the later ones open on demand.
 
     Args:
         path: The page.
@@ -71,6 +72,7 @@ def build_story(
         title: Headline of the page.
         lead: Paragraph below it.
         commands: What to try next: a sentence and a command each.
+        more: Runs of other tasks, told after the first chapter.
 
     Raises:
         InputError: A chapter without a finished run.
@@ -79,6 +81,7 @@ def build_story(
     """
     path = Path(path)
     shown = tuple(_show(chapter, path) for chapter in chapters)
+    told = tuple(_show(chapter, path) for chapter in more)
     with explained_failure(path.parent):
         text = render(
             "story.html.j2",
@@ -86,6 +89,7 @@ def build_story(
             lead=lead,
             first=shown[0],
             others=shown[1:],
+            more=told,
             commands=commands,
         )
     write_page(path, text)
@@ -96,7 +100,7 @@ def _show(chapter: Chapter, path: Path) -> Shown:
     record = RunRecord.load(chapter.run)
     with explained_failure(chapter.run):
         prefix = link_prefix(path, chapter.run)
-        page = match_page(chapter.run, record, link_prefix=prefix)
+        page = PAGES[record.task](chapter.run, record, link_prefix=prefix)
         found = ((name, data_uri(at.parent, at.name)) for name, at in chapter.pictures)
         pictures = tuple((name, uri) for name, uri in found if uri is not None)
         report = record.outputs.get("report")

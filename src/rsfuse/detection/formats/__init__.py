@@ -10,6 +10,7 @@ from rsfuse.errors import InputError
 # Format -> module; each has `read` and, where it can be written, `write`.
 FORMATS = {
     "dota": "rsfuse.detection.formats.dota",
+    "simulated": "rsfuse.detection.formats.simulated",
 }
 
 
@@ -49,4 +50,6 @@ def read_dataset(
 
 def sniff(path: Path) -> str:
     """The format of a data set, by its folders and files."""
+    if (path / "scene.json").is_file() or any(path.glob("*/scene.json")):
+        return "simulated"
     return "dota"

@@ -1,0 +1,248 @@
+"""`rsfuse.detect`: a scene and a model in, oriented boxes out; and the run folder of it."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsfuse.detection import output as files_of
+from rsfuse.detection.predict import NetworkDetector
+from rsfuse.detection.results import Detections
+from rsfuse.detection.scene import Found, SceneLattice, clear_spool, detect_scene, plan_scene
+from rsfuse.engine.bundle import Bundle, load_bundle
+from rsfuse.engine.device import choose_device
+from rsfuse.errors import BandError
+from rsfuse.geo.picture import describe_input
+from rsfuse.geo.raster import RasterSource, area_of, open_raster
+from rsfuse.geo.tiles import TilePlan
+from rsfuse.runs import RunRecord, utc_now
+
+# Channels that a network of the usual width holds per pixel of a tile, in units of one value.
+_CHANNELS_IN_WORK = 64
+
+# Context around a tile in its own pixels: what the largest usual objects need to be seen whole.
+HALO_PX = 128
+
+
+@dataclass(frozen=True)
+class DetectJob:
+    """How scenes are searched.
+
+    Attributes:
+        model: A bundle, or a path or name of one.
+        score: Lowest score of an object.
+        classes: Classes to keep; all when None.
+        nms: Largest overlap (IoU) of two boxes of a class.
+        bands: Bands of the scene to use, by name or number; all when None.
+        aoi: Area of interest: a raster (not 0) or polygons.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        tile: Side of a tile in pixels of the model.
+        memory: Most bytes to use; tiles get smaller to stay below.
+        workers: Tiles at once.
+    """
+
+    model: Bundle | str | Path
+    score: float = 0.3
+    classes: Sequence[str] | None = None
+    nms: float = 0.1
+    bands: Sequence[str | int] | None = None
+    aoi: str | Path | None = None
+    device: str = "auto"
+    tile: int = 1024
+    memory: int | None = None
+    workers: int = 1
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model's bundle."""
+        return self.model if isinstance(self.model, Bundle) else load_bundle(self.model, "detect")
+
+    def detector(self) -> NetworkDetector:
+        """The model, ready to be used for any number of scenes."""
+        return NetworkDetector.load(
+            self.bundle, score=self.score, nms=self.nms, device=choose_device(self.device)
+        )
+
+    def open(self, scene: Any, detector: NetworkDetector) -> RasterSource:
+        """The scene, with as many bands as the model takes.
+
+        Raises:
+            BandError: It has another number of bands.
+        """
+        source = open_raster(scene, bands=self.bands)
+        if len(source.bands) != detector.bands:
+            wanted = ", ".join(self.bundle.card.inputs[0].bands)
+            raise BandError(
+                f"{source.name} has {len(source.bands)} bands: {', '.join(source.bands)}",
+                f"the model takes {detector.bands}: {wanted}",
+                "choose them with --bands",
+            )
+        return source
+
+    def plan(
+        self, source: RasterSource, detector: NetworkDetector
+    ) -> tuple[SceneLattice, TilePlan]:
+        """The pixels that the scene is looked at with, and its tiles."""
+        lattice = SceneLattice.of(source, detector.gsd_m)
+        plan = plan_scene(
+            lattice,
+            tile=self.tile,
+            halo=HALO_PX,
+            memory=self.memory,
+            channels=len(source.bands) + _CHANNELS_IN_WORK,
+            workers=self.workers,
+        )
+        return lattice, plan
+
+
+def detect(
+    scene: Any,
+    model: Bundle | str | Path,
+    *,
+    spool: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> Detections:
+    """Find the objects of a scene of any size.
+
+    Args:
+        scene: Whatever `open_raster` takes: a path, an array, a `Raster`.
+        model: A bundle that `rsfuse train detect` wrote, or the name of one that comes with rsfuse.
+        spool: File of the boxes of finished tiles; a later call with the same file goes on from
+            there. Without one, an interrupted call begins anew.
+        progress: Called with (done, total) tiles.
+        **settings: Fields of `DetectJob`.
+
+    Returns:
+        Objects in pixels of the scene, best score first.
+
+    Raises:
+        RasterError: The scene is missing or damaged.
+        BandError: It has another number of bands than the model takes.
+        InputError: The model is no bundle for this task, or a class is unknown.
+    """
+    job = DetectJob(model, **settings)
+    detector = job.detector()
+    return find(job, detector, job.open(scene, detector), spool=spool, progress=progress)
+
+
+def find(
+    job: DetectJob,
+    detector: NetworkDetector,
+    source: RasterSource,
+    *,
+    spool: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Detections:
+    """Find the objects of an open scene with a model that is ready."""
+    lattice, plan = job.plan(source, detector)
+
+    def look(image: Any, valid: Any, partner: Any) -> Found:
+        return Found(*detector(image, valid, partner))
+
+    with ExitStack() as stack:
+        if spool is None:
+            spool = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "boxes.jsonl"
+        found, _ = detect_scene(
+            source,
+            look,
+            spool,
+            plan=plan,
+            lattice=lattice,
+            area=None if job.aoi is None else area_of(job.aoi, source),
+            nms=job.nms,
+            run_key=f"{job.bundle.card.files} {job.score} {job.aoi}",
+            workers=job.workers,
+            progress=progress,
+        )
+    result = Detections.of_boxes(
+        found.boxes,
+        found.scores,
+        found.labels,
+        detector.classes,
+        source.shape,
+        source.geobox if source.is_georeferenced else None,
+        Path(source.name).stem,
+    )
+    return result if job.classes is None else result.above(0.0, job.classes)
+
+
+def run_scene(
+    job: DetectJob,
+    detector: NetworkDetector,
+    scene: Any,
+    target: Path,
+    *,
+    kind: str | None = None,
+    command: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Detections, Path]:
+    """Find the objects of a scene and write them, with a run folder beside them.
+
+    Args:
+        job: How.
+        detector: From `job.detector()`.
+        scene: The scene.
+        target: The file of boxes; the run folder is named after it.
+        kind: Its format; by its suffix when None.
+        command: The command line that repeats the run.
+        progress: Called with (done, total) tiles.
+
+    Returns:
+        The objects and the run folder, which holds all but the page.
+    """
+    started = time.monotonic()
+    source = job.open(scene, detector)
+    folder = run_folder(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    spool = folder / "boxes.jsonl"
+    found = find(job, detector, source, spool=spool, progress=progress)
+    looked = time.monotonic() - started
+    found.save(target, kind)
+    colors = [item.color for item in job.bundle.card.classes]
+    numbers = files_of.class_numbers(found, colors)
+    previews = files_of.write_previews(folder, source, found, colors)
+    clear_spool(spool)
+    lattice, plan = job.plan(source, detector)
+    seconds = time.monotonic() - started
+    RunRecord(
+        task="detect",
+        command=command,
+        started=utc_now(),
+        seconds=round(seconds, 3),
+        inputs=(describe_input("scene", source),),
+        parameters={
+            "model": job.bundle.card.name,
+            "score": job.score,
+            "nms": job.nms,
+            "tile": plan.tile,
+            "halo": plan.halo,
+            "aoi": None if job.aoi is None else str(job.aoi),
+        },
+        status="ok",
+        result={"objects": len(found), "classes": numbers},
+        diagnostics={
+            "megapixels_per_second": round(
+                lattice.shape[0] * lattice.shape[1] / 1e6 / max(looked, 1e-9), 3
+            ),
+            "model_pixels_per_pixel": lattice.scale,
+            "stages": [
+                {"name": "tiles", "seconds": round(looked, 3)},
+                {"name": "write", "seconds": round(seconds - looked, 3)},
+            ],
+        },
+        outputs={
+            "detections": f"../{target.name}",
+            "previews": previews,
+            "report": "report.html",
+        },
+    ).save(folder)
+    return found, folder
+
+
+def run_folder(target: Path) -> Path:
+    """The folder of everything about a run that is not its main product."""
+    return target.with_name(f"{target.stem}_run")
