@@ -1,5 +1,7 @@
 """Settings of a land-cover training."""
 
+from glob import glob
+from glob import has_magic as glob_has_magic
 from typing import Any, Literal
 
 import pydantic
@@ -12,7 +14,8 @@ class ClassifyTrainConfig(TrainSettings):
 
     Attributes:
         name: Name of the bundle.
-        ms: Multispectral rasters, one per scene.
+        ms: Multispectral rasters, one per scene; a pattern such as scenes/*/ms.tif stands for all
+            that it finds, sorted.
         pan: Panchromatic rasters, in the same order; "simulated" makes one from MS.
         labels: Label rasters or polygon files, in the same order.
         test_labels: Labels of scenes that are kept for the test only: entries of `labels`.
@@ -60,7 +63,12 @@ class ClassifyTrainConfig(TrainSettings):
     @pydantic.field_validator("ms", "pan", "labels", "test_labels", mode="before")
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+        """One path or several; patterns such as scenes/*/ms.tif stand for what they find."""
+        found: list[Any] = []
+        for item in (value,) if isinstance(value, str) else value:
+            matches = sorted(glob(item)) if isinstance(item, str) and glob_has_magic(item) else []
+            found += matches or [item]
+        return tuple(found)
 
     @pydantic.model_validator(mode="after")
     def _same_number(self) -> "ClassifyTrainConfig":
