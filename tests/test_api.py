@@ -9,11 +9,15 @@ import rsfuse
 # What a user may import. A name leaves it only with an entry under "Removed" in CHANGELOG.md.
 PUBLIC = {
     "rsfuse": {
+        "ClassMap",
+        "Detections",
         "MatchResult",
         "Raster",
         "RsfuseError",
         "RunRecord",
         "__version__",
+        "classify",
+        "detect",
         "match",
         "open_raster",
     },

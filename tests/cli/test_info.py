@@ -25,13 +25,23 @@ def refusal(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def make_bundle(folder: Path) -> Path:
+    """A bundle as `save_bundle` writes it, made without torch."""
     from safetensors.numpy import save_file
 
     folder.mkdir()
     tensors = {"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float16)}
-    save_file(tensors, folder / "model.safetensors", metadata={"task": "match"})
-    (folder / "config.toml").write_text('bands = ["red", "nir"]\ngsd_m = 10.0\n')
-    write_json(folder / "item.json", {"properties": {"mlm:name": "tiny", "datetime": None}})
+    save_file(tensors, folder / "model.safetensors")
+    card = {
+        "format": 1,
+        "task": "classify",
+        "name": "tiny",
+        "architecture": "unet",
+        "inputs": [{"name": "ms", "bands": ["red", "nir"], "gsd_m": 10.0}],
+        "classes": [{"name": "water", "color": "#0000ff"}],
+        "training": {"licence": "none", "settings": {"steps": 3}},
+        "scores": {"kappa": 0.5},
+    }
+    write_json(folder / "bundle.json", card)
     return folder
 
 
@@ -91,17 +101,16 @@ def test_run_folder_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert found["inputs"] == ["reference: a.tif"]
 
 
-def test_bundle_is_described_from_its_header(
+def test_bundle_is_described_without_its_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = describe(make_bundle(tmp_path / "bundle"), capsys)
     assert found["kind"] == "model bundle"
-    assert (found["tensors"], found["parameters"]) == (2, 17)
-    assert found["dtypes"] == ["F16", "F32"]
-    assert found["metadata"] == {"task": "match"}
-    assert found["config"]["bands"] == ["red", "nir"]
-    assert found["model"] == {"mlm:name": "tiny"}
-    assert found["missing"] == ["README.md"]
+    assert (found["task"], found["name"], found["parameters"]) == ("classify", "tiny", 17)
+    assert found["inputs"] == ["ms: red, nir at 10 m"]
+    assert found["classes"] == ["water"]
+    assert found["training"] == {"licence": "none"}
+    assert found["scores"] == {"kappa": 0.5}
 
 
 @pytest.mark.parametrize("kept", [0, 4, 40, -3])
@@ -113,12 +122,21 @@ def test_truncated_weights_are_refused(
     assert "model.safetensors cannot be read" in refusal(weights.parent, capsys)
 
 
-def test_damaged_bundle_configuration_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("{", "not valid JSON"),
+        ('{"format": 1, "task": "classify"}', "lacks the key"),
+        ('{"format": 7}', "format 7"),
+        ('{"format": 1, "task": "cook", "name": "a", "architecture": "b"}', "'cook'"),
+    ],
+)
+def test_damaged_cards_are_refused(
+    tmp_path: Path, change: str, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = make_bundle(tmp_path / "bundle") / "config.toml"
-    config.write_text("bands = [")
-    assert "config.toml cannot be read" in refusal(config.parent, capsys)
+    folder = make_bundle(tmp_path / "bundle")
+    (folder / "bundle.json").write_text(change)
+    assert what in refusal(folder, capsys)
 
 
 def test_missing_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
