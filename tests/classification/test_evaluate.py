@@ -165,3 +165,26 @@ def test_command_names_what_is_wrong_in_three_lines(
     printed = capsys.readouterr().err
     assert [line.split(":")[0] for line in printed.splitlines()] == ["error", "why", "fix"]
     assert not output.exists(), "nothing half-written"
+
+
+def test_a_map_numbered_from_one_is_read_by_its_names(tmp_path: Path, numbers: np.ndarray) -> None:
+    shifted = np.where(numbers == 255, 255, numbers + 1)
+    names = {1: "water", 2: "road", 3: "field"}
+    one = write_map(tmp_path / "map.tif", shifted, names)
+    labels = write_map(tmp_path / "labels.tif", numbers, NAMES)
+    found = evaluate_map(one, labels)
+    assert found["overall_accuracy"] == 1.0
+    assert found["areas_m2"]["field"]["mapped"] == 0.0
+
+
+def test_a_number_without_a_name_is_told(tmp_path: Path, numbers: np.ndarray, labels: Path) -> None:
+    numbers = numbers.copy()
+    numbers[0, 0] = 7
+    with pytest.raises(InputError, match="holds the number 7"):
+        evaluate_map(write_map(tmp_path / "odd.tif", numbers, NAMES), labels)
+
+
+def test_confidence_of_another_size_is_told(tmp_path: Path, class_map: Path, labels: Path) -> None:
+    small = write_map(tmp_path / "small.tif", np.full((64, 64), 90))
+    with pytest.raises(InputError, match="must lie on one grid"):
+        evaluate_map(class_map, labels, confidence=small)

@@ -219,3 +219,17 @@ def test_quickbird_polygons_agree_with_their_raster(rsfuse_data: Path, number: i
     # Counts of the README of the data sets.
     listed = {1: [5374, 891, 10291, 438], 2: [4061, 562, 198, 271]}
     assert found.counts().tolist() == listed[number]
+
+
+@pytest.mark.parametrize("missing", [None, "number"])
+def test_polygons_without_a_class_are_left_out_and_told(
+    write_raster: Writer, tmp_path: Path, missing: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = write_raster(np.zeros((1, 2), np.uint8), "image.tif")
+    x, y = 500_000.0, 5_400_000.0
+    value: object = "water" if missing is None else 3.0
+    boxes = [((x, y - 10, x + 10, y), value), ((x + 10, y - 10, x + 20, y), None)]
+    found = read_labels(write_polygons(tmp_path / "a.geojson", boxes, "class"), grid_of(image))
+    assert len(found.classes) == 1
+    assert found.numbers.tolist() == [[0, -1]]
+    assert "1 polygons without a class" in caplog.text

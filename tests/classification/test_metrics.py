@@ -71,3 +71,16 @@ def test_whole_blocks_are_drawn() -> None:
     assert high > 0.58
     alone = metrics.block_bootstrap(truth, found, np.arange(4000), 2, draws=300)["overall"]
     assert alone[1] - alone[0] < 0.05
+
+
+def test_one_block_has_no_interval() -> None:
+    truth, found = np.array([0, 1, 1]), np.array([0, 1, 0])
+    ends = metrics.block_bootstrap(truth, found, np.zeros(3, np.int64), 2)
+    assert np.isnan([ends[name] for name in ("overall", "kappa", "mean_f1")]).all()
+
+
+def test_labels_of_one_class_have_an_interval_of_accuracy_and_none_of_kappa() -> None:
+    zeros = np.zeros(8, np.int64)
+    ends = metrics.block_bootstrap(zeros, zeros, np.arange(8), 2, draws=20)
+    assert ends["overall"] == (1.0, 1.0)
+    assert np.isnan(ends["kappa"]).all()

@@ -154,6 +154,13 @@ def test_demo_registers_the_simulated_pair_and_tells_about_it(
     assert f"{truth.rotation_deg:.3f}°".replace("-", "−") in page
     assert page.count("<figcaption>") == 2
     assert "Compared with the truth" in page
+    assert outcome["objects"] > 10
+    assert outcome["map50"] > 0.3
+    assert outcome["land_cover_accuracy"] > 0.7
+    assert "Objects with their direction" in page
+    assert "Land cover from MS and PAN" in page
+    assert (folder / "objects.gpkg").is_file()
+    assert (folder / "land_cover.tif").is_file()
     assert (folder / "match" / "report.html").is_file()
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from rsfuse.classification import metrics
 from rsfuse.classification.labels import read_labels
 from rsfuse.classification.results import ClassMap
-from rsfuse.errors import InputError
-from rsfuse.geo.grid import gsd_m
+from rsfuse.errors import GridError, InputError
+from rsfuse.geo.grid import gsd_m, same_grid
 from rsfuse.geo.raster import open_raster
 from rsfuse.runs import atomic_path, utc_now, write_json
 
@@ -44,6 +44,7 @@ def evaluate_map(
     found = ClassMap.open(path, confidence)
     with open_raster(path) as source:
         raster = source.read(bands=[1])
+        listed = np.array(sorted(source.class_names), np.int64)
         pixel = gsd_m(source.geobox) ** 2 if source.is_georeferenced else None
         grid = source.geobox
     truth = read_labels(labels, grid, column=class_column).as_classes(found.classes, str(labels))
@@ -54,13 +55,28 @@ def evaluate_map(
             "labels and map must overlap",
             "check both with rsfuse info",
         )
+    whole = np.where(raster.valid, raster.data[0], listed[0]).astype(np.int64)
+    unnamed = np.setdiff1d(whole, listed)
+    if len(unnamed):
+        raise InputError(
+            f"{path} holds the number {unnamed[0]}, which has no name",
+            f"its tag class_names names {', '.join(str(v) for v in listed)}",
+            "give a map that rsfuse classify wrote",
+        )
+    numbers = np.searchsorted(listed, whole)
     rows, columns = np.nonzero(use)
     percent = None
     if confidence is not None:
         with open_raster(confidence) as source:
+            if source.shape != raster.shape or not same_grid(source.geobox, grid):
+                raise GridError(
+                    f"{confidence} is {source.shape} pixels and {path} {raster.shape}",
+                    "confidence and map must lie on one grid",
+                    "give the confidence that was written with this map",
+                )
             percent = source.read(bands=[1]).data[0][use].astype(np.float64) / 100.0
     names = [item.name for item in found.classes]
-    answers = raster.data[0][use].astype(np.int64)
+    answers = numbers[use]
     scores = metrics.summary(
         truth.numbers[use],
         answers,
@@ -69,7 +85,7 @@ def evaluate_map(
         confidence=percent,
     )
     if pixel is not None:
-        mapped = np.bincount(raster.data[0][raster.valid].astype(np.int64), minlength=len(names))
+        mapped = np.bincount(numbers[raster.valid], minlength=len(names))
         total = float(mapped.sum() * pixel)
         estimate = metrics.estimate_areas(np.array(scores["confusion"]), (mapped * pixel).tolist())
         scores["areas_m2"] = {

@@ -1,6 +1,7 @@
 """Labels of land cover: rasters of any integer type or polygons, as class numbers from 0."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from rsfuse.geo.grid import overlap, pixel_mapping, same_grid
 from rsfuse.geo.raster import RasterSource, open_raster
 from rsfuse.geo.vectors import burn, column_of, read_features
 from rsfuse.geo.warp import read_mapped
+
+log = logging.getLogger(__name__)
 
 UNLABELLED = -1
 
@@ -147,6 +150,11 @@ def read_labels(
 def _from_polygons(path: Path, geobox: GeoBox, column: str, names: Mapping[int, str]) -> Labels:
     features = read_features(path, geobox)
     values = column_of(features, column, path)
+    given = np.array([not (v is None or v != v) for v in values], bool)
+    if not given.all():
+        log.warning("%s: %d polygons without a class are left out", path, int((~given).sum()))
+    values = values[given]
+    shapes = tuple(s for s, known in zip(features.shapes, given, strict=True) if known)
     texts = [names.get(_whole(v), str(v)) if _is_whole(v) else str(v) for v in values]
     found = sorted(set(texts), key=lambda t: (not t.isdigit(), int(t) if t.isdigit() else 0, t))
     if names:
@@ -154,7 +162,7 @@ def _from_polygons(path: Path, geobox: GeoBox, column: str, names: Mapping[int, 
         found = sorted(found, key=lambda t: (order.index(t) if t in order else len(order), t))
     shape = (int(geobox.shape[0]), int(geobox.shape[1]))
     numbers = burn(
-        features.shapes,
+        shapes,
         np.array([found.index(t) for t in texts], np.int64),
         shape,
         fill=UNLABELLED,
@@ -165,7 +173,7 @@ def _from_polygons(path: Path, geobox: GeoBox, column: str, names: Mapping[int, 
             "at least one labelled pixel is needed",
             "check the CRS of both with rsfuse info",
         )
-    groups = burn(features.shapes, np.arange(len(texts)), shape, fill=UNLABELLED)
+    groups = burn(shapes, np.arange(len(texts)), shape, fill=UNLABELLED)
     classes = tuple(ClassInfo(name=t, color=_colour(t, i, None)) for i, t in enumerate(found))
     return Labels(numbers.astype(np.int64), classes, groups.astype(np.int64))
 
@@ -218,7 +226,7 @@ def _colour(name: str, index: int, given: Any) -> str:
 def _is_whole(value: Any) -> bool:
     try:
         return float(value) == int(float(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

@@ -75,6 +75,8 @@ def block_bootstrap(
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals of overall accuracy, kappa and mean F1 by drawing whole blocks.
 
+    One block says nothing about others: its intervals are NaN.
+
     Args:
         truth: (N,).
         found: (N,).
@@ -84,6 +86,9 @@ def block_bootstrap(
         seed: Of the draws.
     """
     ids, place = np.unique(blocks, return_inverse=True)
+    names = ("overall", "kappa", "mean_f1")
+    if len(ids) < 2:
+        return dict.fromkeys(names, (float("nan"), float("nan")))
     flat = (place * classes + truth) * classes + found
     matrices = np.bincount(flat, minlength=len(ids) * classes**2)
     matrices = matrices.reshape(len(ids), classes, classes)
@@ -94,9 +99,12 @@ def block_bootstrap(
         drawn = Agreement.of(np.tensordot(weights, matrices, axes=1))
         values.append((drawn.overall, drawn.kappa, drawn.mean_f1))
     table = np.array(values, np.float64)
-    lows, highs = np.nanpercentile(table, (2.5, 97.5), axis=0)
-    names = ("overall", "kappa", "mean_f1")
-    return {n: (float(a), float(b)) for n, a, b in zip(names, lows, highs, strict=True)}
+    ends = {}
+    for name, column in zip(names, table.T, strict=True):
+        known = column[np.isfinite(column)]
+        low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (np.nan, np.nan)
+        ends[name] = (float(low), float(high))
+    return ends
 
 
 def reliability(

@@ -53,8 +53,9 @@ def detect(
         str | None, typer.Option("--classes", help="Classes to keep, such as ship,plane.")
     ] = None,
     nms: Annotated[
-        float, typer.Option("--nms", min=0, max=1, help="Largest overlap of two boxes of a class.")
-    ] = 0.1,
+        float | None,
+        typer.Option("--nms", min=0, max=1, help="Largest overlap of two boxes of a class."),
+    ] = None,
     bands: Annotated[
         str | None, typer.Option("--bands", help="Bands to use, such as red,green,blue or 3,2,1.")
     ] = None,

@@ -96,10 +96,10 @@ class NetworkDetector:
 
     @classmethod
     def load(
-        cls, bundle: Bundle, *, score: float = 0.3, nms: float = 0.1,
+        cls, bundle: Bundle, *, score: float = 0.3, nms: float | None = None,
         device: str | torch.device = "cpu",
     ) -> "NetworkDetector":  # fmt: skip
-        """The detector of a bundle.
+        """The detector of a bundle, with its own suppression where `nms` is None.
 
         Raises:
             InputError: The bundle is damaged, or its weights do not fit its architecture.
@@ -115,6 +115,7 @@ class NetworkDetector:
                 "the bundle was written by another version; train it again",
             ) from error
         names = [item.name for item in card.classes]
+        nms = float(card.extra.get("nms", 0.1)) if nms is None else nms
         return cls(model, card.inputs[0], names, score=score, nms=nms, device=device)
 
     def scaled(self, image: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:

@@ -35,7 +35,7 @@ class DetectJob:
         model: A bundle, or a path or name of one.
         score: Lowest score of an object.
         classes: Classes to keep; all when None.
-        nms: Largest overlap (IoU) of two boxes of a class.
+        nms: Largest overlap (IoU) of two boxes of a class; that of the model when None.
         bands: Bands of the scene to use, by name or number; all when None.
         aoi: Area of interest: a raster (not 0) or polygons.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -47,7 +47,7 @@ class DetectJob:
     model: Bundle | str | Path
     score: float = 0.3
     classes: Sequence[str] | None = None
-    nms: float = 0.1
+    nms: float | None = None
     bands: Sequence[str | int] | None = None
     aoi: str | Path | None = None
     device: str = "auto"
@@ -153,8 +153,8 @@ def find(
             plan=plan,
             lattice=lattice,
             area=None if job.aoi is None else area_of(job.aoi, source),
-            nms=job.nms,
-            run_key=f"{job.bundle.card.files} {job.score} {job.aoi}",
+            nms=detector.nms,
+            run_key=f"{job.bundle.card.files} {job.score} {detector.nms} {job.aoi}",
             workers=job.workers,
             progress=progress,
         )
@@ -217,7 +217,7 @@ def run_scene(
         parameters={
             "model": job.bundle.card.name,
             "score": job.score,
-            "nms": job.nms,
+            "nms": detector.nms,
             "tile": plan.tile,
             "halo": plan.halo,
             "aoi": None if job.aoi is None else str(job.aoi),

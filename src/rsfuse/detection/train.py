@@ -27,7 +27,7 @@ from rsfuse.detection.loss import Targets, detection_loss
 from rsfuse.detection.metrics import PROTOCOLS, Answers, Truth, average_precision
 from rsfuse.detection.model import Cells, Detector
 from rsfuse.detection.predict import boxes_of
-from rsfuse.engine.bundle import Bundle, BundleCard, ClassInfo, InputInfo, save_bundle
+from rsfuse.engine.bundle import Bundle, BundleCard, ClassInfo, InputInfo, load_bundle, save_bundle
 from rsfuse.engine.config import TrainSettings
 from rsfuse.engine.fit import Progress, fit
 from rsfuse.engine.learner import Learner
@@ -56,6 +56,7 @@ class DetectTrainConfig(TrainSettings):
         bands: Bands of the images that are used, by number from 1; all when empty.
         backbone: "tiny", "r18", "r34" or "r50".
         weights: File with published weights of a ResNet; none when empty.
+        start: Bundle of the same architecture to start from; none when empty.
         width: Channels of pyramid and head.
         finest: Finest stride, 8 or 4.
         window: Side of training windows in pixels.
@@ -65,6 +66,8 @@ class DetectTrainConfig(TrainSettings):
         low: Value that becomes 0, per band or for all.
         high: Value that becomes 1.
         balance: Power of the inverse frequency by which images with rare classes are drawn.
+        nms: Overlap of two boxes of a class from which the worse one goes; small where objects never
+            overlap (ships), larger where they stand close (people). Part of the model.
         validation_images: At most so many images are validated on; 0 takes all.
         gsd_m: Ground sampling distance of the images; 0 where it varies or is unknown.
         licence: Licence of the data, for the model card.
@@ -80,6 +83,7 @@ class DetectTrainConfig(TrainSettings):
     bands: tuple[int, ...] = ()
     backbone: Literal["tiny", "r18", "r34", "r50"] = "tiny"
     weights: str = ""
+    start: str = ""
     width: int = pydantic.Field(64, ge=8)
     finest: Literal[4, 8] = 8
     window: int = pydantic.Field(320, ge=64)
@@ -89,6 +93,7 @@ class DetectTrainConfig(TrainSettings):
     low: tuple[float, ...] = (0.0,)
     high: tuple[float, ...] = (255.0,)
     balance: float = pydantic.Field(0.5, ge=0, le=1)
+    nms: float = pydantic.Field(0.1, ge=0, le=1)
     validation_images: int = pydantic.Field(0, ge=0)
     gsd_m: float = pydantic.Field(0.0, ge=0)
     licence: str = "not stated"
@@ -200,7 +205,9 @@ class DetectLearner(Learner):
         """mAP50 and mAP75 (VOC12, difficult ignored) on the validation images."""
         limit = self.config.validation_images or len(self.validation)
         step = max(1, len(self.validation) // limit)
-        scores = score(model, self.validation[::step], self.classes, self.scaled, device)
+        chosen = self.validation[::step]
+        nms = self.config.nms
+        scores = score(model, chosen, self.classes, self.scaled, device, nms=nms)
         return {
             "map50": scores["map50"],
             "map75": scores["map75"],
@@ -232,12 +239,13 @@ def score(
     *,
     protocol: str = "voc12",
     least: float = 0.01,
+    nms: float = 0.1,
 ) -> dict[str, Any]:
     """Scores of a network on whole images."""
     answers: list[tuple[int, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]] = []
     for i, image in enumerate(images):
         batch = torch.from_numpy(scaled(image.pixels))[None].to(device)
-        boxes, values, labels = boxes_of(model(batch), least=least)[0]
+        boxes, values, labels = boxes_of(model(batch), least=least, nms=nms)[0]
         answers.append((i, corners_of(boxes), values, labels))
     found = Answers(
         np.concatenate([np.full(len(v), i) for i, _, v, _ in answers]).astype(np.int64),
@@ -330,9 +338,14 @@ def train(
     model = Detector(**arguments).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.weights:
         load_backbone(model.backbone, _published(Path(config.weights)))
+    if config.start:
+        _start_from(model, load_bundle(config.start, "detect"))
     learner = DetectLearner(model, images["train"], images["validation"], classes, config)
     result = fit(learner, config, folder, resume=resume, progress=progress)
-    scores = score(model.cpu(), images["validation"], classes, learner.scaled, torch.device("cpu"))
+    model.cpu()
+    scores = score(
+        model, images["validation"], classes, learner.scaled, torch.device("cpu"), nms=config.nms
+    )
     write_json(folder / "scores.json", scores)
     bands = tuple(str(b) for b in config.bands) or tuple(
         f"band {i + 1}" for i in range(arguments["bands"])
@@ -364,6 +377,7 @@ def train(
             "seconds": round(result.seconds, 1),
             "settings": config.model_dump(mode="json", exclude={"data"}),
         },
+        extra={"nms": config.nms},
         scores={f"{k} ({scores['protocol']})": scores[k] for k in ("map50", "map75", "map50_95")}
         | {f"ap50 {name}": entry["ap50"] for name, entry in scores["classes"].items()},
     )
@@ -398,8 +412,23 @@ def warn_of_labels(images: Sequence[TrainImage], classes: Sequence[str]) -> None
             log.warning("the class %s has %d training objects", name, count)
 
 
+def _start_from(model: Detector, bundle: Bundle) -> None:
+    try:
+        model.load_state_dict(bundle.state())
+    except RuntimeError as error:
+        raise InputError(
+            f"the weights of {bundle.path} do not fit this training",
+            str(error).splitlines()[-1].strip(),
+            "start from a bundle of the same backbone, width, bands and classes",
+        ) from error
+
+
 def _published(path: Path) -> Mapping[str, Tensor]:
     """Weights of a file: safetensors, or PyTorch's own format without code."""
+    if not path.is_file():
+        raise InputError(
+            f"{path} does not exist", "a file of weights is needed", "check weights in the config"
+        )
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
