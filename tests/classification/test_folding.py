@@ -7,6 +7,7 @@ from torch import nn
 
 from rsfuse.classification.folding import (
     collapsed_head,
+    folded,
     ms_embedding_kernel,
     pan_embedding_kernel,
     with_sliding_head,
@@ -79,3 +80,36 @@ def test_batch_norm_folds_in_evaluation() -> None:
     x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(norm(conv(x)), without_batch_norm(conv, norm)(x))
+
+
+@pytest.mark.parametrize(("stages", "size"), [(1, 317_800), (2, 627_016)])
+def test_a_folded_network_gives_the_same_numbers(stages: int, size: int) -> None:
+    torch.manual_seed(0)
+    model = build_model(f"das2f-reference-{stages}").double()
+    ms = torch.randn(2, 4, 16, 16, dtype=torch.float64)
+    pan = torch.randn(2, 1, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        model(ms, pan)  # moves the statistics of BatchNorm away from 0 and 1
+        short = folded(model)
+        expected = model.eval()(ms, pan)
+        torch.testing.assert_close(short(ms, pan), expected, rtol=0, atol=1e-12)
+    classes = expected.shape[1]
+    assert sum(p.numel() for p in short.head.parameters()) == 16_384 * classes + classes
+    assert sum(p.numel() for p in model.parameters()) > 20 * sum(
+        p.numel() for p in short.parameters()
+    )
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in short.modules())
+    assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules())  # the original is untouched
+    long_head = sum(p.numel() for p in model.head.parameters())
+    assert sum(p.numel() for p in model.parameters()) - long_head == size
+
+
+@pytest.mark.parametrize(("ratio", "resolution"), [(2, "ms"), (3, "pan")])
+def test_a_folded_dense_network_gives_the_same_numbers(ratio: int, resolution: str) -> None:
+    torch.manual_seed(0)
+    model = DAS2F(3, bands=5, pan_bands=2, ratio=ratio, resolution=resolution)  # type: ignore[arg-type]
+    model = model.double().eval()
+    ms = torch.randn(1, 5, 18, 20, dtype=torch.float64)
+    pan = torch.randn(1, 2, 18 * ratio, 20 * ratio, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(model)(ms, pan), model(ms, pan), rtol=0, atol=1e-12)

@@ -1,5 +1,7 @@
 """Gradients and precision of the published networks, against a transcription of their own."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 
 from rsfuse.classification.model import build_model
 from rsfuse.classification.roles import export_roles, load_roles
+from rsfuse.errors import InputError
 
 Weights = dict[str, Tensor]
 
@@ -85,9 +88,7 @@ def stage(a: Tensor, b: Tensor, w: Weights, at: str, train: bool) -> tuple[Tenso
         u[m] = local(shared[m], w, f"{at}.cross.{m}.local", train)
     common = {}
     for m, x, other in (("ms", a, "pan"), ("pan", b, "ms")):
-        y = norm(
-            four(u[m], u[other], w, f"{at}.cross.{other}.scan"), w, f"{at}.cross.scan_norm"
-        )
+        y = norm(four(u[m], u[other], w, f"{at}.cross.{other}.scan"), w, f"{at}.cross.scan_norm")
         common[m] = finished(x, shared[m], y, w, f"{at}.cross.{m}", f"{at}.cross.norm")
     return common["ms"], common["pan"], own["ms"] - common["ms"], own["pan"] - common["pan"]
 
@@ -135,33 +136,97 @@ def perturbed(model: torch.nn.Module) -> Weights:
     return made
 
 
+# A bias before a BatchNorm that takes the mean away has no effect: its gradient is rounding alone.
+WITHOUT_EFFECT = ".local.fold.bias"
+
+
 @pytest.mark.parametrize(("stages", "train"), [(1, False), (1, True), (2, False), (2, True)])
 def test_published_networks_to_rounding(stages: int, train: bool) -> None:
     model = build_model(f"das2f-reference-{stages}").train(train)
     arrays = perturbed(model)
-    load_roles(model, {role: x.numpy() for role, x in arrays.items()})
+    load_roles(model, arrays)
     random = torch.Generator().manual_seed(1)
     ms, pan = (torch.randn(2, c, s, s, generator=random) for c, s in ((4, 16), (1, 64)))
     with torch.no_grad():
-        single = model(ms, pan)
-    load_roles(model, {role: x.numpy() for role, x in arrays.items()})
-    model.double()
-    w = {
-        role: x.double().requires_grad_("running" not in role) for role, x in arrays.items()
-    }
+        single = model(ms, pan).double()
+    load_roles(model.double(), arrays)
+    w = {role: x.double().requires_grad_("running" not in role) for role, x in arrays.items()}
     expected = transcribed(w, ms.double(), pan.double(), stages, train)
     found = model(ms.double(), pan.double())
     top = expected.abs().max().item()
-    weight = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).reshape(expected.shape)
-    (found * weight).sum().backward()
-    (expected * weight).sum().backward()
-    print("f64", (found-expected).abs().max().item()/top, "f32", (single-expected).abs().max().item()/top)
-    worst = []
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 * top)
+    torch.testing.assert_close(single, expected, rtol=0, atol=1e-5 * top)
+    share = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).reshape(expected.shape)
+    (found * share).sum().backward()
+    (expected * share).sum().backward()
     for role, parameter in model.named_parameters():
-        assert parameter.grad is not None
         wanted = w[role].grad
-        assert wanted is not None
-        size = wanted.abs().max().item()
+        assert parameter.grad is not None, role
+        assert wanted is not None, role
+        of = w[role.replace("bias", "weight")].grad if role.endswith(WITHOUT_EFFECT) else wanted
+        assert of is not None, role
+        size = of.abs().max().item()
         assert size > 0, role
-        worst.append(((parameter.grad - wanted).abs().max().item()/size, role))
-    print(sorted(worst)[-4:])
+        difference = (parameter.grad - wanted).abs().max().item()
+        assert difference <= 1e-10 * size, (role, difference / size)
+
+
+def test_rates_and_skips_do_not_decay() -> None:
+    model = build_model("das2f-reference-1")
+    left_out = {n for n, p in model.named_parameters() if getattr(p, "no_weight_decay", False)}
+    scans = [f"stage.1.{kind}.{m}.scan" for kind in ("own", "cross") for m in ("ms", "pan")]
+    assert left_out == {f"{scan}.{name}" for scan in scans for name in ("A_log", "D", "dt_bias")}
+
+
+def test_what_a_new_scan_starts_from() -> None:
+    scan = build_model("das2f-reference-1").stage["1"].own["ms"].scan
+    steps = F.softplus(scan.dt_bias)
+    assert 9.9e-4 < steps.min() < 2e-3  # log-uniform in [0.001, 0.1]: 256 draws reach both ends
+    assert 5e-2 < steps.max() < 0.101
+    assert 0.006 < steps.log().mean().exp() < 0.017
+    torch.testing.assert_close(scan.A_log.exp(), torch.arange(1.0, 25).expand(4, 64, 24))
+    assert (scan.D == 1).all()
+    assert 0.95 * 24**-0.5 < scan.dt_weight.abs().max() <= 24**-0.5
+    assert 0.95 * 64**-0.5 < scan.x_proj.abs().max() <= 64**-0.5
+
+
+def test_the_general_network_is_small() -> None:
+    assert sum(p.numel() for p in build_model("das2f", classes=11).parameters()) < 500_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"fusion": "vectro"}, "fusion 'vectro'"),
+        ({"head": "dens"}, "head 'dens'"),
+        ({"resolution": "PAN"}, "resolution 'PAN'"),
+        ({"size": {"swap": "ALL"}}, "swap 'ALL'"),
+        ({"size": {"norm": "group"}}, "norm 'group'"),
+        ({"size": {"rank": 0}}, "rank=0"),
+        ({"size": {"mlp": 0}}, "mlp=0"),
+        ({"head": "flatten", "size": {"window": 0}}, "flatten head with window 0"),
+        ({"head": "sliding", "resolution": "pan"}, "sliding head with resolution pan"),
+    ],
+)
+def test_misspelt_arguments_build_no_other_network(arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build_model("das2f", classes=3, **arguments)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("resolution", ["ms", "pan"])
+@pytest.mark.parametrize("norm_kind", ["batch", "layer"])
+def test_every_weight_of_a_tile_with_sparse_labels_learns(norm_kind: str, resolution: str) -> None:
+    torch.manual_seed(0)
+    size = {"norm": norm_kind, "window": 8, "swap": "dBC", "shared_norms": False}
+    model = build_model(
+        "das2f", classes=3, bands=2, pan_bands=2, ratio=2, size=size, resolution=resolution
+    )
+    logits = model(torch.randn(2, 2, 11, 9), torch.randn(2, 2, 22, 18))
+    labels = torch.full(logits.shape[:1] + logits.shape[2:], -1)
+    labels[:, ::4, ::3] = torch.randint(0, 3, labels[:, ::4, ::3].shape)
+    F.cross_entropy(logits, labels, ignore_index=-1).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name

@@ -507,3 +507,54 @@ def test_chapter_that_is_opened_later_shows_its_pictures(
     )
     assert drawn[0] > 300
     assert drawn[1] > 0.3
+
+
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+@pytest.mark.parametrize("run", ["detect_run", "classify_run"])
+def test_pages_of_other_tasks_show_without_complaint(
+    browser: Browser, run: str, size: tuple[int, int], request: pytest.FixtureRequest
+) -> None:
+    browser.open(build_report(request.getfixturevalue(run)), size=size)
+    assert browser.complaints() == []
+    assert browser.js("document.documentElement.scrollWidth <= innerWidth")
+    assert colourfulness(browser.canvas()) > 5
+
+
+def test_boxes_follow_the_score_and_the_classes(browser: Browser, detect_run: Path) -> None:
+    browser.open(build_report(detect_run))
+
+    def shown() -> str:
+        browser.settle()
+        return str(browser.js("document.querySelector('[data-out=boxes]').textContent"))
+
+    assert shown() == "2 of 2 shown"
+    browser.js(
+        "(() => { const s = document.querySelector('[data-control=score]'); s.value = 0.5; "
+        "s.dispatchEvent(new Event('input')); })()"
+    )
+    assert shown() == "1 of 2 shown"
+    browser.js("document.querySelector('[data-class=\"0\"]').click()")
+    assert shown() == "0 of 2 shown"
+
+
+def test_a_box_under_the_pointer_is_named(browser: Browser, detect_run: Path) -> None:
+    browser.open(build_report(detect_run))
+    left, top, width, height = browser.js(
+        "(() => { const b = document.querySelector('canvas').getBoundingClientRect(); "
+        "return [b.left, b.top, b.width, b.height]; })()"
+    )
+    zoom = min(width / 120, height / 80)
+    x = left + (width - 120 * zoom) / 2 + 20 * zoom
+    y = top + (height - 80 * zoom) / 2 + 14 * zoom
+    browser.mouse("mouseMoved", x, y)
+    browser.settle()
+    assert "ship, score 0.91" in browser.readout()
+
+
+def test_layers_of_a_class_map_are_switched(browser: Browser, classify_run: Path) -> None:
+    browser.open(build_report(classify_run), "#mode=opacity&setting=100")
+    assert browser.checked("layer") == "after"
+    names = browser.js(
+        "[...document.querySelectorAll('[data-control=layer] span')].map((s) => s.textContent)"
+    )
+    assert names == ["Confidence", "Class map"]

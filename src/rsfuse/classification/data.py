@@ -20,9 +20,6 @@ Mask = npt.NDArray[np.bool_]
 # What a MS sensor passes at its own Nyquist frequency; typical of QuickBird and Landsat.
 MTF_AT_NYQUIST = 0.3
 
-# Corners that lie at most this many PAN pixels apart are taken as the same.
-_ALIGNED_PX = 0.5
-
 
 @dataclass(frozen=True, eq=False)
 class Pair:
@@ -154,8 +151,8 @@ def wald_pair(image: Raster, ratio: int, weights: Sequence[float] | None = None)
 
     PAN is a weighted mean of the bands at the resolution given, as a sensor whose response covers
     them would see it. MS is the image as a sensor of a `ratio` times larger pixel would see it:
-    blurred by a Gaussian with the modulation transfer `MTF_AT_NYQUIST` at the coarse Nyquist
-    frequency, then sampled. Both are simulated: results on them must say so.
+    blurred so that the modulation transfer at the coarse Nyquist frequency is `MTF_AT_NYQUIST`, the
+    mean over the coarse pixel included. Both are simulated: results on them must say so.
 
     Args:
         image: (C, H, W); rows and columns that do not fill a coarse pixel are dropped.
@@ -178,8 +175,10 @@ def wald_pair(image: Raster, ratio: int, weights: Sequence[float] | None = None)
     grid = window_geobox(image.geobox, window)
     share = np.full(bands, 1.0 / bands) if weights is None else np.asarray(weights, np.float64)
     pan = np.tensordot(share / share.sum(), data, axes=1)[None].astype(np.float32)
-    # A Gaussian of sigma s passes exp(-2 (pi s f)^2) at f cycles per pixel; f = 1 / (2 r).
-    sigma = ratio * np.sqrt(-np.log(MTF_AT_NYQUIST) / 2) * 2 / np.pi
+    # At the coarse Nyquist frequency f = 1 / (2 r), a Gaussian of sigma s passes exp(-2 (pi s f)^2)
+    # and the mean over a coarse pixel 2 / pi; both together pass what the sensor does.
+    left = MTF_AT_NYQUIST / (2 / np.pi)
+    sigma = ratio * np.sqrt(-np.log(left) / 2) * 2 / np.pi
     known = np.maximum(gaussian_filter(valid.astype(np.float32), sigma, mode="nearest"), 1e-6)
     blurred = np.stack(
         [gaussian_filter(np.where(valid, band, 0), sigma, mode="nearest") / known for band in data]

@@ -6,10 +6,12 @@ Training and storage keep the long forms. What is folded is a copy.
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsfuse.classification.model import DAS2F, FlattenHead, SlidingHead
+from rsfuse.classification.model import DAS2F, Embed, FlattenHead, SlidingHead
 from rsfuse.errors import InputError
+from rsfuse.nn.ssm import Local
 
 
 def collapsed_head(head: FlattenHead) -> tuple[Tensor, Tensor]:
@@ -86,3 +88,60 @@ def without_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     offset = conv.bias.double() - norm.running_mean.double()  # type: ignore[union-attr]
     made.bias.copy_(offset * scale + norm.bias.double())  # type: ignore[union-attr]
     return made
+
+
+class FoldedMS(nn.Module):
+    """MS tokens by one 3 x 3 convolution on the MS grid; nothing is resampled."""
+
+    def __init__(self, embed: Embed) -> None:
+        super().__init__()
+        assert embed.conv.bias is not None
+        self.register_buffer("weight", ms_embedding_kernel(embed.conv).to(embed.conv.weight.dtype))
+        self.register_buffer("bias", embed.conv.bias.detach().clone())
+        self.norm = copy.deepcopy(embed.norm)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, H, W, D)."""
+        around = F.pad(image, (1, 1, 1, 1), mode="replicate")
+        tokens: Tensor = self.norm(F.conv2d(around, self.weight, self.bias).permute(0, 2, 3, 1))
+        return tokens
+
+
+class FoldedPAN(nn.Module):
+    """PAN tokens by one convolution of side and stride r; nothing is lifted."""
+
+    def __init__(self, embed: Embed) -> None:
+        super().__init__()
+        weight, bias = pan_embedding_kernel(embed.lift, embed.conv)
+        self.stride = embed.ratio
+        self.register_buffer("weight", weight.to(embed.conv.weight.dtype))
+        self.register_buffer("bias", bias.to(embed.conv.weight.dtype))
+        self.norm = copy.deepcopy(embed.norm)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, P, r H, r W) to (B, H, W, D)."""
+        made = F.conv2d(image, self.weight, self.bias, stride=self.stride)
+        tokens: Tensor = self.norm(made.permute(0, 2, 3, 1))
+        return tokens
+
+
+@torch.no_grad()
+def folded(model: DAS2F) -> DAS2F:
+    """A copy for evaluation with every short form: embeddings, BatchNorm and the flatten head.
+
+    It gives the numbers of `model.eval()` but for rounding. It holds no roles and is not for
+    training: its statistics and long forms are gone.
+    """
+    made = copy.deepcopy(model).eval()
+    made.embed["ms"] = FoldedMS(model.embed["ms"])  # type: ignore[arg-type]
+    made.embed["pan"] = FoldedPAN(model.embed["pan"])  # type: ignore[arg-type]
+    for part in made.modules():
+        if isinstance(part, Local) and isinstance(part.bn, nn.BatchNorm2d):
+            part.fold, part.bn = without_batch_norm(part.fold, part.bn), nn.Identity()
+    if isinstance(made.head, FlattenHead):
+        weight, bias = collapsed_head(made.head)
+        line = nn.Linear(weight.shape[1], weight.shape[0]).to(made.head.fc1.weight.dtype)
+        line.weight.copy_(weight)
+        line.bias.copy_(bias)
+        made.head = nn.Sequential(nn.Flatten(), line)
+    return made.requires_grad_(False)

@@ -9,14 +9,14 @@ MS pixel.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsfuse.errors import InputError
-from rsfuse.nn.ssm import Exchange, SSMSize
+from rsfuse.nn.ssm import Exchange, Norm, SSMSize, Swap
 
 SENSORS = ("ms", "pan")
 
@@ -198,6 +198,11 @@ class DenseHead(nn.Module):
 class DAS2F(nn.Module):
     """Land-cover classes from MS and PAN.
 
+    By default windows of 16 x 16 MS pixels are scanned, as published, and every second stage moves
+    them by half. Anchored windows and norms per token make the class of a pixel the same in every
+    tile, so a network may be trained on small tiles and map scenes of any size; one scan of a whole
+    tile (`window=0`) depends on where the tile begins.
+
     Args:
         classes: Number of classes.
         bands: Bands of the MS image.
@@ -213,7 +218,8 @@ class DAS2F(nn.Module):
 
     Attributes:
         align: Tiles are best multiples of this many MS pixels; others are padded.
-        halo: MS pixels around a pixel that its class depends on, at most.
+        halo: MS pixels around an aligned window that its classes depend on, at most. Scans of
+            whole tiles (`window=0`) reach further; 64 keeps what they carry small.
         factor: Class pixels per MS pixel along an axis.
     """
 
@@ -233,6 +239,7 @@ class DAS2F(nn.Module):
         super().__init__()
         size = size if isinstance(size, SSMSize) else SSMSize(**{**GENERAL, **(size or {})})
         _check(classes, bands, pan_bands, ratio, stages, size)
+        _check_choices(size, fusion, head, resolution)
         self.size, self.ratio, self.head_kind = size, ratio, head
         self.subpixel = 1 if head == "dense" else 2
         self.embed = nn.ModuleDict(
@@ -336,8 +343,8 @@ GENERAL: dict[str, Any] = {
 def _check(
     classes: int, bands: int, pan_bands: int, ratio: int, stages: int, size: SSMSize
 ) -> None:
-    least = min(classes, bands, pan_bands, ratio, stages, size.width, size.cell, size.states)
-    if least < 1 or size.window < 0:
+    inner = (size.width, size.cell, size.states, size.rank, size.mlp)
+    if min(classes, bands, pan_bands, ratio, stages, *inner) < 1 or size.window < 0:
         raise InputError(
             f"{classes} classes, {bands} bands, {pan_bands} PAN bands, ratio {ratio}, {stages} "
             f"stages, {size}",
@@ -349,6 +356,34 @@ def _check(
             f"width {size.width} with cells of {size.cell} x {size.cell}",
             "the width must be a multiple of cell^2 and of 4",
             f"for example width {4 * size.cell**2}",
+        )
+
+
+def _check_choices(size: SSMSize, fusion: str, head: str, resolution: str) -> None:
+    for name, found, known in (
+        ("fusion", fusion, get_args(Fusion)),
+        ("head", head, get_args(HeadKind)),
+        ("resolution", resolution, get_args(Resolution)),
+        ("norm", size.norm, get_args(Norm)),
+        ("swap", size.swap, get_args(Swap)),
+    ):
+        if found not in known:
+            raise InputError(
+                f"{name} {found!r} is unknown",
+                f"known are {', '.join(known)}",
+                "choose one of them",
+            )
+    if head != "dense" and not size.window:
+        raise InputError(
+            f"a {head} head with window 0",
+            "its weights cover one window",
+            "give the window, or use the dense head",
+        )
+    if head != "dense" and resolution != "ms":
+        raise InputError(
+            f"a {head} head with resolution {resolution}",
+            "only the dense head gives classes to PAN pixels",
+            "use the dense head",
         )
 
 

@@ -32,8 +32,8 @@ def export_roles(model: nn.Module) -> dict[str, npt.NDArray[Any]]:
     return {role: t.detach().cpu().numpy().copy() for role, t in _tensors(model).items()}
 
 
-def load_roles(model: nn.Module, arrays: Mapping[str, npt.ArrayLike]) -> None:
-    """Copy arrays into a model by role; all of them or none.
+def load_roles(model: nn.Module, arrays: Mapping[str, npt.ArrayLike | torch.Tensor]) -> None:
+    """Copy arrays or tensors into a model by role; all of them or none.
 
     `A_log` and `D` of a scan may be flat with the direction first: (256, 24) for (4, 64, 24).
 
@@ -52,7 +52,7 @@ def load_roles(model: nn.Module, arrays: Mapping[str, npt.ArrayLike]) -> None:
         )
     ready = {}
     for role, tensor in ours.items():
-        array = np.asarray(arrays[role])
+        array = _numbers(role, arrays[role])
         if role.endswith(_FLAT) and array.size == tensor.numel() and array.ndim < tensor.ndim:
             array = array.reshape(tuple(tensor.shape))
         if array.shape != tuple(tensor.shape):
@@ -61,16 +61,31 @@ def load_roles(model: nn.Module, arrays: Mapping[str, npt.ArrayLike]) -> None:
                 f"{tuple(tensor.shape)} is needed",
                 "check the order of its axes in role_shapes(model)",
             )
-        if not np.isfinite(array).all():
+        # What does not fit the model's own precision is infinite there.
+        ready[role] = torch.as_tensor(array).to(tensor.dtype)
+        if not torch.isfinite(ready[role]).all():
             raise InputError(
                 f"role {role} holds a number that is not finite",
                 "weights are finite",
                 "check the file they come from",
             )
-        ready[role] = torch.as_tensor(array)
     with torch.no_grad():
         for role, tensor in ours.items():
             tensor.copy_(ready[role])
+
+
+def _numbers(role: str, given: npt.ArrayLike | torch.Tensor) -> npt.NDArray[np.float64]:
+    """A given array in float64, which holds every float32 and float16 exactly."""
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu().double().numpy()
+    try:
+        return np.array(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"role {role} holds no array of numbers: {error}",
+            "weights are arrays of real numbers",
+            "check the file they come from",
+        ) from error
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -66,7 +66,7 @@ class DetectTrainConfig(TrainSettings):
         low: Value that becomes 0, per band or for all.
         high: Value that becomes 1.
         balance: Power of the inverse frequency by which images with rare classes are drawn.
-        nms: Overlap of two boxes of a class from which the worse one goes; small where objects never
+        nms: Overlap of two boxes of a class from which the worse goes; small where objects never
             overlap (ships), larger where they stand close (people). Part of the model.
         validation_images: At most so many images are validated on; 0 takes all.
         gsd_m: Ground sampling distance of the images; 0 where it varies or is unknown.

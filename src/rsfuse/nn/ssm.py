@@ -298,7 +298,8 @@ class Exchange(nn.Module):
         """Tokens (B, H, W, D) of each sensor to own features and common features, same shapes."""
         height, width = tokens[0].shape[1:3]
         side = self.size.window
-        whole = not side or (height, width) == (side, side)
+        # A moved window reaches over the edges of a tile even where the tile is one window.
+        whole = not side or (not self.shift and (height, width) == (side, side))
         shape = (height, width) if whole else (side, side)
 
         def cut(image: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def read(
             "a scene is a folder with scene.json",
             "make one with rsfuse simulate -o DIR",
         )
-    cut = max(1, round(_TRAIN_SHARE * len(scenes)))
+    cut = max(1, min(round(_TRAIN_SHARE * len(scenes)), len(scenes) - 1))
     parts = {"train": scenes[:cut], "val": scenes[cut:]}
     if split is not None and split not in parts:
         raise InputError(
