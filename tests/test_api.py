@@ -39,6 +39,7 @@ PUBLIC = {
         "plain",
         "prepare_output",
         "read_json",
+        "text_table",
         "utc_now",
         "write_json",
     },

@@ -251,3 +251,11 @@ def test_output_folder_below_a_file_is_an_output_error(tmp_path: Path) -> None:
 def test_times_are_utc_with_a_trailing_z() -> None:
     assert utc_now().endswith("Z")
     assert len(utc_now()) == len("2026-11-25T02:00:00Z")
+
+
+def test_tables_are_aligned() -> None:
+    from rsfuse.runs import text_table
+
+    assert text_table([["class", "n"], ["water", "120"], ["a", "7"]]) == (
+        "class    n\nwater  120\na        7\n"
+    )

@@ -11,7 +11,7 @@ from rsfuse.classification.results import ClassMap
 from rsfuse.errors import GridError, InputError
 from rsfuse.geo.grid import gsd_m, same_grid
 from rsfuse.geo.raster import open_raster
-from rsfuse.runs import atomic_path, utc_now, write_json
+from rsfuse.runs import atomic_path, text_table, utc_now, write_json
 
 # Side of the blocks that are drawn whole for the intervals, in map pixels.
 BOOTSTRAP_BLOCK = 64
@@ -122,17 +122,8 @@ def write_evaluation(folder: Path, scores: dict[str, Any], about: dict[str, Any]
         about: What was measured, put on top of metrics.json.
     """
     write_json(folder / "metrics.json", {**about, "started": utc_now(), **scores})
-    cells = table_of(scores)
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    ]
     with atomic_path(folder / "table.txt") as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        temporary.write_text(text_table(table_of(scores)), encoding="utf-8")
     figure = plot_scores(scores)
     with atomic_path(folder / "figure.svg") as temporary:
         figure.savefig(temporary, metadata={"Date": None})

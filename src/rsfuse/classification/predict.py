@@ -87,14 +87,7 @@ class NetworkClassifier:
         """
         card = bundle.card
         model = build_model(card.architecture, **card.arguments)
-        try:
-            model.load_state_dict(bundle.state())
-        except RuntimeError as error:
-            raise InputError(
-                f"the weights of {bundle.path} do not fit {card.architecture}",
-                str(error).splitlines()[0],
-                "the bundle was written by another version; train it again",
-            ) from error
+        bundle.load_into(model)
         temperature = float(card.extra.get("temperature", 1.0))
         return cls(model, card.inputs, card.classes, temperature=temperature, device=device)
 

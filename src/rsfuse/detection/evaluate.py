@@ -17,7 +17,7 @@ from rsfuse.detection.metrics import (
 )
 from rsfuse.detection.results import Detections
 from rsfuse.errors import InputError
-from rsfuse.runs import atomic_path, utc_now, write_json
+from rsfuse.runs import atomic_path, text_table, utc_now, write_json
 
 Submission = dict[str, tuple[list[str], Any, Any]]
 
@@ -119,17 +119,8 @@ def _percent(value: float) -> str:
 def write_evaluation(folder: Path, scores: Scores, about: dict[str, Any]) -> None:
     """Write metrics.json, table.txt and figure.svg into a folder, atomically."""
     write_json(folder / "metrics.json", {**about, "started": utc_now(), **scores.to_dict()})
-    cells = table_of(scores)
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    ]
     with atomic_path(folder / "table.txt") as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        temporary.write_text(text_table(table_of(scores)), encoding="utf-8")
     with atomic_path(folder / "figure.svg") as temporary:
         plot_scores(scores).savefig(temporary, metadata={"Date": None})
 

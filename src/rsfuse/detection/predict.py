@@ -106,14 +106,7 @@ class NetworkDetector:
         """
         card = bundle.card
         model = Detector(**card.arguments)
-        try:
-            model.load_state_dict(bundle.state())
-        except RuntimeError as error:
-            raise InputError(
-                f"the weights of {bundle.path} do not fit {card.architecture}",
-                str(error).splitlines()[0],
-                "the bundle was written by another version; train it again",
-            ) from error
+        bundle.load_into(model)
         names = [item.name for item in card.classes]
         nms = float(card.extra.get("nms", 0.1)) if nms is None else nms
         return cls(model, card.inputs[0], names, score=score, nms=nms, device=device)

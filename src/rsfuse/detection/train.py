@@ -339,7 +339,7 @@ def train(
     if config.weights:
         load_backbone(model.backbone, _published(Path(config.weights)))
     if config.start:
-        _start_from(model, load_bundle(config.start, "detect"))
+        load_bundle(config.start, "detect").load_into(model)
     learner = DetectLearner(model, images["train"], images["validation"], classes, config)
     result = fit(learner, config, folder, resume=resume, progress=progress)
     model.cpu()
@@ -410,17 +410,6 @@ def warn_of_labels(images: Sequence[TrainImage], classes: Sequence[str]) -> None
     for name, count in zip(classes, counts, strict=True):
         if count < 20:
             log.warning("the class %s has %d training objects", name, count)
-
-
-def _start_from(model: Detector, bundle: Bundle) -> None:
-    try:
-        model.load_state_dict(bundle.state())
-    except RuntimeError as error:
-        raise InputError(
-            f"the weights of {bundle.path} do not fit this training",
-            str(error).splitlines()[-1].strip(),
-            "start from a bundle of the same backbone, width, bands and classes",
-        ) from error
 
 
 def _published(path: Path) -> Mapping[str, Tensor]:

@@ -27,7 +27,7 @@ from rsfuse.errors import InputError
 from rsfuse.runs import atomic_path, read_json, write_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "bundle.json"
@@ -120,6 +120,21 @@ class Bundle:
             return load(content)
         except SafetensorError as error:
             raise _damaged(self.path, WEIGHTS_FILE, str(error)) from error
+
+    def load_into(self, model: "nn.Module") -> None:
+        """Copy the weights into a network.
+
+        Raises:
+            InputError: They are of another architecture.
+        """
+        try:
+            model.load_state_dict(self.state())
+        except RuntimeError as error:
+            raise InputError(
+                f"the weights of {self.path} do not fit {self.card.architecture}",
+                str(error).splitlines()[-1].strip(),
+                "the bundle was written by another version, or for other sizes; train it again",
+            ) from error
 
     def file(self, name: str) -> bytes:
         """The content of one file of the bundle, checked against its SHA-256.
