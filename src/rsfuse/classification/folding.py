@@ -93,6 +93,9 @@ def without_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 class FoldedMS(nn.Module):
     """MS tokens by one 3 x 3 convolution on the MS grid; nothing is resampled."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, embed: Embed) -> None:
         super().__init__()
         assert embed.conv.bias is not None
@@ -109,6 +112,9 @@ class FoldedMS(nn.Module):
 
 class FoldedPAN(nn.Module):
     """PAN tokens by one convolution of side and stride r; nothing is lifted."""
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, embed: Embed) -> None:
         super().__init__()
