@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -135,23 +136,30 @@ def best(run: Callable[[], None], seconds: float) -> float:
 def floor_rate() -> float:
     """Multiply-adds per second of this thread, by a matrix product."""
     a, b = torch.randn(512, 512), torch.randn(512, 512)
-    return 512**3 / best(lambda: torch.mm(a, b) and None, 0.5)  # type: ignore[func-returns-value]
+    out = torch.empty(512, 512)
+
+    def product() -> None:
+        torch.mm(a, b, out=out)
+
+    return 512**3 / best(product, 0.5)
 
 
 def memory_mb(name: str, what: str, size: tuple[int, ...]) -> float:
     """Extra peak memory of one pass, measured in a process of its own."""
     code = f"""
-import resource, sys, torch
-sys.argv = ["scan.py"]
-sys.path.insert(0, {str(__file__.rsplit("/", 1)[0])!r})
+import sys, torch
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 import scan
 torch.set_num_threads(1)
-small = scan.inputs(1, 8, {size[2]}, {size[3]})
-scan.{what}({name!r}, small)
+scan.{what}({name!r}, scan.inputs(1, 8, {size[2]}, {size[3]}))
 given = scan.inputs(*{size})
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def kilobytes(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+before = kilobytes("VmRSS")
 scan.{what}({name!r}, given)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(kilobytes("VmHWM") - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1]) / 1024
