@@ -51,6 +51,7 @@ def write_previews(
     found: Detections,
     colors: Sequence[str],
     partner: Raster | None = None,
+    start: float = 0.3,
 ) -> dict[str, Any]:
     """Pictures of the scene and its partner, the best boxes, chips of the surest and least sure.
 
@@ -60,6 +61,7 @@ def write_previews(
         found: Objects in pixels of the scene, best first.
         colors: "#rrggbb" of each class.
         partner: The second image on the pixels of the scene's preview.
+        start: Lowest score that the page shows at first.
     """
     picture = preview(scene)
     names: dict[str, Any] = {"scene": "previews/scene.webp", "boxes": "previews/boxes.json"}
@@ -68,7 +70,9 @@ def write_previews(
         names["partner"] = "previews/partner.webp"
         save_picture(folder / names["partner"], stretch(partner))
     drawn = slice(0, MOST_DRAWN)
+    lowest = float(found.scores.min()) if len(found) else 0.0
     boxes = {
+        "start": round(max(start, lowest), 2),
         "corners": found.corners[drawn].reshape(-1, 8).round(2).tolist(),
         "scores": found.scores[drawn].round(3).tolist(),
         "labels": found.labels[drawn].tolist(),

@@ -32,6 +32,7 @@ class Chapter:
         summary: One line with the outcome, for the list of chapters.
         tiles: Headline numbers of the comparison with the truth.
         checks: The comparison, row by row.
+        columns: Headings of the comparison.
     """
 
     run: Path
@@ -41,6 +42,7 @@ class Chapter:
     summary: str = ""
     tiles: tuple[Tile, ...] = ()
     checks: tuple[Check, ...] = ()
+    columns: tuple[str, str, str] = ("true", "found", "difference")
 
 
 @dataclass(frozen=True)

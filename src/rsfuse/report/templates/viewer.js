@@ -221,7 +221,9 @@ class Viewer {
 
   prepareBoxes() { // corners: x1, y1 ... x4, y4 of each box, in pixels of the reference
     const { boxes } = this.data;
-    if (boxes) this.boxes = { ...boxes, score: 0, hidden: new Set() };
+    if (!boxes) return;
+    this.boxes = { ...boxes, score: boxes.start ?? 0, hidden: new Set() };
+    this.write("score", this.boxes.score.toFixed(2));
   }
 
   changeBoxes(changes) {
