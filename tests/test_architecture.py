@@ -51,7 +51,10 @@ def run_command(*words: str) -> str:
         "import rsfuse.errors, rsfuse.runs",
         run_command("--help"),
         run_command("--version"),
-        *(run_command(name, "--help") for name in ("info", "doctor")),
+        *(
+            run_command(name, "--help")
+            for name in ("info", "doctor", "detect", "classify", "train")
+        ),
     ],
 )
 def test_import_and_help_load_nothing_heavy(code: str) -> None:
