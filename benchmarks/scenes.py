@@ -29,7 +29,7 @@ RSFUSE = Path(sys.executable).parent / "rsfuse"
 def repeat(source: Path, target: Path, shape: tuple[int, int]) -> None:
     """Write a raster of a shape that shows the source again and again."""
     with rasterio.open(source) as small:
-        data, profile = small.read(), small.profile
+        data, profile, names = small.read(), small.profile, small.descriptions
     h, w = data.shape[1:]
     profile.update(
         height=shape[0], width=shape[1], tiled=True, blockxsize=512, blockysize=512, BIGTIFF="YES",
@@ -40,7 +40,7 @@ def repeat(source: Path, target: Path, shape: tuple[int, int]) -> None:
             for x in range(0, shape[1], w):
                 part = data[:, : min(h, shape[0] - y), : min(w, shape[1] - x)]
                 large.write(part, window=Window(x, y, part.shape[2], part.shape[1]))
-        large.descriptions = small.descriptions
+        large.descriptions = names
 
 
 def run(*words: str) -> tuple[float, float]:
