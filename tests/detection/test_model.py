@@ -1,4 +1,4 @@
-"""The detector: shapes, angles, who answers for what, and that it learns."""
+"""The detector: shapes, sizes, angles, headings, and that it can be exported."""
 
 import math
 from pathlib import Path
@@ -7,65 +7,48 @@ import numpy as np
 import pytest
 import torch
 
-from rsfuse.detection.assign import assign, candidates
-from rsfuse.detection.augment import Jitter, cut, moved, random_window, visible_share, window_matrix
-from rsfuse.detection.loss import Targets, detection_loss
-from rsfuse.detection.model import Cells, Detector, angle_of, cells_of, phases_of
-from rsfuse.detection.predict import boxes_of
-from rsfuse.detection.train import DetectLearner, DetectTrainConfig, TrainImage
-from rsfuse.engine.fit import fit
-from rsfuse.errors import InputError
-from rsfuse.nn.backbone import load_backbone, make_backbone
-from rsfuse.ops.boxes import corners_of
+from rsfuse.detection.model import (
+    Cells,
+    Decoded,
+    Detector,
+    angle_of,
+    cells_of,
+    decode,
+    heading_of,
+    phases_of,
+)
+from rsfuse.ops.boxes import canonical
+
+CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["tiny", "r18", "r50"])
-def test_backbones_give_four_strides(name: str) -> None:
-    net = make_backbone(name, bands=2).eval()
-    with torch.no_grad():
-        shapes = [tuple(x.shape[1:]) for x in net(torch.zeros(1, 2, 64, 96))]
-    sides = [(16, 24), (8, 12), (4, 6), (2, 3)]
-    assert shapes == [(c, *s) for c, s in zip(net.channels, sides, strict=True)]
+def wrapped(angle: torch.Tensor, period: float) -> torch.Tensor:
+    """The angle in [-period / 2, period / 2)."""
+    return torch.remainder(angle + period / 2, period) - period / 2
 
 
-def resnet_names(depths: tuple[int, ...], convolutions: int, first_projects: bool) -> set[str]:
-    """Names of the tensors of torchvision's ResNets, without the classifier."""
-    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    names = {"conv1.weight"} | {f"bn1.{n}" for n in norm}
-    for layer, depth in enumerate(depths, 1):
-        for block in range(depth):
-            stem = f"layer{layer}.{block}"
-            for c in range(1, convolutions + 1):
-                names |= {f"{stem}.conv{c}.weight"} | {f"{stem}.bn{c}.{n}" for n in norm}
-            if block == 0 and (layer > 1 or first_projects):
-                names |= {f"{stem}.downsample.0.weight"}
-                names |= {f"{stem}.downsample.1.{n}" for n in norm}
-    return names
-
-
-def test_published_weights_have_our_names() -> None:
-    assert set(make_backbone("r18").state_dict()) == resnet_names((2, 2, 2, 2), 2, False)
-    assert set(make_backbone("r50").state_dict()) == resnet_names((3, 4, 6, 3), 3, True)
-    donor = make_backbone("r18").state_dict() | {"fc.weight": torch.zeros(10, 512)}
-    one_band = make_backbone("r18", bands=1)
-    load_backbone(one_band, donor)
-    torch.testing.assert_close(one_band.conv1.weight, donor["conv1.weight"].sum(1, keepdim=True))
-    with pytest.raises(InputError, match="another backbone"):
-        load_backbone(make_backbone("r50"), donor)
-    with pytest.raises(InputError, match="unknown"):
-        make_backbone("r19")
-
-
-@pytest.mark.parametrize(("bands", "size", "finest"), [(1, (70, 33), 8), (5, (64, 64), 4)])
+@pytest.mark.parametrize(
+    ("bands", "size", "finest"), [(1, (70, 33), 8), (3, (64, 96), 8), (5, (64, 64), 4)]
+)
 def test_any_size_and_number_of_bands(bands: int, size: tuple[int, int], finest: int) -> None:
     model = Detector(3, bands=bands, finest=finest, width=16).eval()
     with torch.no_grad():
         found = model(torch.rand(2, bands, *size))
-        alone = model(torch.rand(2, bands, *size)[:1])
     cells = model.cells(*size)
+    assert float(cells.strides.min()) == finest
     assert found.logits.shape == (2, len(cells.centres), 3)
     assert found.boxes.shape == (2, len(cells.centres), 5)
-    assert alone.logits.shape[0] == 1
+    assert found.phases.shape == (2, len(cells.centres), 4)
+    assert found.fronts is None
+
+
+def test_a_padded_image_is_the_image_with_zeros() -> None:
+    model = Detector(1, bands=1, width=16).eval()
+    image = torch.rand(1, 1, 40, 70)
+    whole = torch.zeros(1, 1, 64, 96)
+    whole[..., :40, :70] = image
+    with torch.no_grad():
+        torch.testing.assert_close(model(image).boxes, model(whole).boxes, rtol=0, atol=0)
 
 
 def test_batched_equals_single() -> None:
@@ -79,133 +62,106 @@ def test_batched_equals_single() -> None:
 
 def test_phases_give_their_angle() -> None:
     angle = torch.linspace(-math.pi / 2, math.pi / 2 - 1e-3, 181)
-    back = angle_of(phases_of(angle))
-    off = torch.remainder(back - angle + math.pi / 2, math.pi) - math.pi / 2
-    assert off.abs().max() < 1e-5
-    # A square whose first phase says nothing still gets its angle, to a quarter turn.
+    assert wrapped(angle_of(phases_of(angle)) - angle, math.pi).abs().max() < 1e-5
+    # Their length does not matter.
+    assert wrapped(angle_of(3 * phases_of(angle)) - angle, math.pi).abs().max() < 1e-5
+
+
+def test_a_square_has_its_angle_to_a_quarter_turn_where_the_first_phase_says_nothing() -> None:
+    torch.manual_seed(0)
+    angle = torch.linspace(-math.pi / 2, math.pi / 2 - 1e-3, 181)
     phases = phases_of(angle)
     phases[:, :2] = 0.01 * torch.randn(181, 2)
-    off = torch.remainder(angle_of(phases) - angle + math.pi / 4, math.pi / 2) - math.pi / 4
-    assert off.abs().max() < 1e-5
+    assert wrapped(angle_of(phases) - angle, math.pi / 2).abs().max() < 1e-5
 
 
-def test_candidates_lie_in_the_box_or_near_a_small_one() -> None:
-    cells = cells_of([(8, 8), (4, 4)], (8, 16), torch.device("cpu"))
-    boxes = torch.tensor([[32.0, 32, 40, 16, 0.0], [12.0, 12, 4, 4, 0.0]])
-    obj, cell = candidates(boxes, cells)
-    first = cells.centres[cell[obj == 0]]
-    strides = cells.strides[cell[obj == 0]]
-    inside = (first[:, 0] - 32).abs() <= torch.maximum(torch.tensor(20.0), 1.25 * strides)
-    assert inside.all()
-    second = cell[obj == 1]
-    assert (cells.strides[second] == 8).all()  # too small for the coarse level
-    assert len(second) == 9  # centres within 2.5 / 2 strides of it: 4, 12 and 20 each way
-
-
-def test_the_best_cells_answer_and_none_twice() -> None:
-    cells = cells_of([(4, 4)], (8,), torch.device("cpu"))
-    targets = torch.tensor([[12.0, 12, 20, 20, 0.0], [20.0, 12, 20, 20, 0.0]])
-    boxes = torch.cat([cells.centres, torch.full((16, 2), 20.0), torch.zeros(16, 1)], dim=1)
-    scores = torch.full((16, 1), 0.5)
-    found = assign(scores, boxes, targets, torch.zeros(2, dtype=torch.int64), cells)
-    assert len(found.cell) == len(set(found.cell.tolist()))
-    assert set(found.target.tolist()) == {0, 1}
-    best = found.cell[found.quality.argmax()]
-    assert float(found.quality.max()) == pytest.approx(1.0)
-    assert tuple(cells.centres[best].tolist()) in {(12.0, 12.0), (20.0, 12.0)}
-    none = assign(scores, boxes, targets[:0], torch.zeros(0, dtype=torch.int64), cells)
-    assert len(none.cell) == 0
-
-
-def test_the_loss_is_finite_without_objects_and_with_ignored_places() -> None:
-    model = Detector(2, bands=1, width=16)
-    images = torch.rand(2, 1, 64, 64)
-    cells = model.cells(64, 64)
-    empty = Targets(torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 5))
-    whole = empty._replace(ignored=torch.tensor([[32.0, 32, 64, 64, 0.0]]))
-    prediction = model(images)
-    plain = detection_loss(prediction, [empty, empty], cells)["loss"]
-    spared = detection_loss(prediction, [whole, whole], cells)["loss"]
-    assert torch.isfinite(plain)
-    assert 0 <= float(spared.detach()) < float(plain.detach())
-    plain.backward()
-    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
-
-
-def test_windows_move_pixels_and_boxes_alike() -> None:
-    image = np.zeros((1, 80, 100), np.uint8)
-    image[0, 30:34, 60:72] = 200  # a bar of 12 x 4 around (66, 32)
-    corners = corners_of(np.array([[66.0, 32, 12, 4, 0.0]]))
-    for seed in range(6):
-        random = np.random.default_rng(seed)
-        jitter = Jitter(scale=(0.8, 2.0), focus=1.0)
-        matrix = random_window(random, 64, (80, 100), corners.mean(axis=1), jitter)
-        pixels = cut(image, matrix, 64)[0]
-        shape = moved(corners, matrix)[0]
-        weight = pixels / max(pixels.sum(), 1)
-        y, x = np.mgrid[0.5:64, 0.5:64]
-        middle = np.array([(x * weight).sum(), (y * weight).sum()])
-        if visible_share(shape[None], 64)[0] > 0.999:
-            np.testing.assert_allclose(middle, shape.mean(axis=0), atol=0.4)
-
-
-def test_a_window_knows_how_much_it_shows() -> None:
-    matrix = window_matrix(10, (5, 5), 1.0, 0.0, False)
-    corners = np.array(
-        [[[-5, 0], [5, 0], [5, 4], [-5, 4]], [[2, 2], [4, 2], [4, 4], [2, 4]]], float
+def test_what_is_decoded_is_what_was_encoded() -> None:
+    cells = cells_of([(3, 4), (2, 2)], (8, 16), CPU)
+    rng = np.random.default_rng(0)
+    count = len(cells.centres)
+    sides = np.sort(np.exp(rng.uniform(0.5, 4, (count, 2))), axis=1)[:, ::-1]
+    centres = rng.uniform(0, 32, (count, 2))
+    columns = [centres, sides, rng.uniform(-1.57, 1.57, (count, 1))]
+    boxes = torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32))
+    stride = cells.strides[:, None]
+    places = torch.cat(
+        [(boxes[:, :2] - cells.centres) / stride, torch.log(boxes[:, 2:4] / stride)], dim=1
     )
-    np.testing.assert_allclose(visible_share(moved(corners, matrix), 10), (0.5, 1.0))
+    back = canonical(decode(places, phases_of(boxes[:, 4]), cells))
+    torch.testing.assert_close(back[:, :4], boxes[:, :4], rtol=1e-5, atol=1e-4)
+    assert wrapped(back[:, 4] - boxes[:, 4], math.pi).abs().max() < 1e-5
 
 
-def bars(count: int, seed: int) -> list[TrainImage]:
-    """Images with bright bars (class 0) and dark squares (class 1) on grey."""
-    random = np.random.default_rng(seed)
-    images = []
-    for _ in range(count):
-        pixels = random.integers(110, 130, (1, 96, 96)).astype(np.uint8)
-        y, x = np.mgrid[0.5:96, 0.5:96]
-        boxes, labels = [], []
-        for cx, cy in ((26, 28), (70, 30), (30, 70), (68, 68)):
-            label = int(random.integers(2))
-            w, h = ((26, 9), (15, 15))[label]
-            angle = random.uniform(-1.5, 1.5)
-            dx, dy = x - cx, y - cy
-            u = dx * math.cos(angle) + dy * math.sin(angle)
-            v = dy * math.cos(angle) - dx * math.sin(angle)
-            pixels[0, (abs(u) < w / 2) & (abs(v) < h / 2)] = (230, 20)[label]
-            boxes.append((cx, cy, w, h, angle))
-            labels.append(label)
-        images.append(
-            TrainImage(
-                pixels,
-                corners_of(np.array(boxes, np.float64)),
-                np.array(labels),
-                np.zeros(4, np.int64),
-            )
-        )
-    return images
+def test_wild_numbers_decode_to_finite_boxes() -> None:
+    cells = cells_of([(1, 2)], (8,), CPU)
+    places = torch.tensor([[0.0, 0, 1e6, -1e6], [0.0, 0, 0, 0]])
+    boxes = decode(places, torch.zeros(2, 4), cells)
+    assert torch.isfinite(boxes).all()
+    assert (boxes[:, 2:4] > 0).all()
 
 
-def test_it_learns_where_what_and_which_way(tmp_path: Path) -> None:
-    torch.set_num_threads(2)
-    config = DetectTrainConfig(
-        data="", window=96, width=32, steps=120, batch=8, learning_rate=4e-3, warmup=10, clip=10,
-        ema=0.9, validate_every=60, rotation=0.3, scale_low=0.9, scale_high=1.1, device="cpu",
-    )  # fmt: skip
+def test_the_heading_is_the_end_of_the_box_that_the_front_points_to() -> None:
+    heading = torch.linspace(-math.pi, math.pi - 1e-3, 73)
+    angle = wrapped(heading, math.pi)
+    fronts = 0.3 * torch.stack([torch.cos(heading + 0.5), torch.sin(heading + 0.5)], dim=1)
+    assert wrapped(heading_of(angle, fronts) - heading, 2 * math.pi).abs().max() < 1e-5
+
+
+def test_a_heading_is_an_addition_to_the_same_network() -> None:
     torch.manual_seed(0)
-    model = Detector(2, bands=1, width=32)
-    learner = DetectLearner(model, bars(24, 0), bars(6, 1), ("bar", "square"), config)
-    result = fit(learner, config, tmp_path)
-    assert result.best > 0.8
-    image = bars(1, 2)[0]
+    plain = Detector(2, bands=1, width=16).eval()
+    other = Detector(2, bands=1, width=16, heading=True).eval()
+    assert set(other.state_dict()) - set(plain.state_dict()) == {
+        "head.front.weight",
+        "head.front.bias",
+    }
+    other.load_state_dict(plain.state_dict(), strict=False)
+    image = torch.rand(1, 1, 32, 32)
     with torch.no_grad():
-        batch = torch.from_numpy(learner.scaled(image.pixels))[None]
-        boxes, scores, _ = boxes_of(model(batch), least=0.3)[0]
-    assert len(boxes) >= 3
-    assert (np.diff(scores) <= 0).all()
+        found = other(image)
+        torch.testing.assert_close(found.boxes, plain(image).boxes, rtol=0, atol=0)
+    assert found.fronts is not None
+    assert found.fronts.shape == (1, found.logits.shape[1], 2)
 
 
-def test_cells_are_a_named_tuple() -> None:
-    found = cells_of([(1, 2)], (8,), torch.device("cpu"))
+def test_cells_are_numbered_along_rows_of_fine_levels_first() -> None:
+    found = cells_of([(1, 2), (1, 1)], (8, 16), CPU)
     assert isinstance(found, Cells)
-    assert found.centres.tolist() == [[4.0, 4.0], [12.0, 4.0]]
+    assert found.centres.tolist() == [[4.0, 4.0], [12.0, 4.0], [8.0, 8.0]]
+    assert found.strides.tolist() == [8.0, 8.0, 16.0]
+    assert found.levels == ((1, 2, 8), (1, 1, 16))
+
+
+# The exporter of torch warns about torch itself.
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_an_exported_network_gives_the_same_boxes(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is an extra")
+    onnx = pytest.importorskip("onnx", reason="onnx is an extra")
+    pytest.importorskip("onnxscript", reason="onnxscript is an extra")
+    torch.manual_seed(0)
+    model = Detector(2, bands=1, width=16)
+    with torch.no_grad():  # so that cells differ
+        for _ in range(30):
+            model(torch.rand(4, 1, 64, 64))
+        for layer in (model.head.place, model.head.phase, model.head.score):
+            layer.weight.normal_(std=2.0)
+            torch.nn.init.zeros_(layer.bias)
+    network, image = Decoded(model.eval()), torch.rand(1, 1, 70, 64)
+    program = torch.onnx.export(
+        network, (image,), dynamo=True, verbose=False,
+        input_names=["image"], output_names=["scores", "boxes"],
+    )  # fmt: skip
+    assert program is not None
+    path = tmp_path / "model.onnx"
+    program.save(path)
+    with torch.no_grad():
+        scores, boxes = network(image)
+    assert torch.minimum(boxes[0].std(dim=0).min(), scores[0].std(dim=0).min()) > 0.05
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(None, {"image": image.numpy()})
+    np.testing.assert_allclose(found[0], scores.numpy(), atol=1e-4)
+    np.testing.assert_allclose(found[1][..., :4], boxes.numpy()[..., :4], atol=0.05)
+    off = wrapped(torch.from_numpy(found[1][..., 4]) - boxes[..., 4], math.pi / 2)
+    assert off.abs().max() < 1e-3
+    # Operators of the standard alone.
+    assert {node.domain for node in onnx.load(path).graph.node} == {""}

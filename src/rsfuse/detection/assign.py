@@ -52,19 +52,68 @@ def candidates(boxes: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         cells: Of the image.
 
     Returns:
-        Numbers of the objects (C,) and of the cells (C,).
+        Numbers of the objects (C,) and of the cells (C,), by object, then by cell.
     """
-    cx, cy, w, h, angle = (boxes[:, i, None] for i in range(5))
-    dx = cells.centres[None, :, 0] - cx
-    dy = cells.centres[None, :, 1] - cy
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    u, v = dx * cos + dy * sin, dy * cos - dx * sin
-    stride = cells.strides[None]
-    half_w = torch.maximum(w, _LEAST_STRIDES * stride) / 2
-    half_h = torch.maximum(h, _LEAST_STRIDES * stride) / 2
-    fits = (stride <= _COARSEST_SHARE * w) | (stride == cells.strides.min())
-    obj, cell = ((u.abs() <= half_w) & (v.abs() <= half_h) & fits).nonzero(as_tuple=True)
-    return obj, cell
+    obj, cell = cells_inside(boxes, cells, _LEAST_STRIDES)
+    stride = cells.strides[cell]
+    fits = (stride <= _COARSEST_SHARE * boxes[obj, 2]) | (stride == cells.strides.min())
+    return obj[fits], cell[fits]
+
+
+def cells_inside(boxes: Tensor, cells: Cells, least: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Pairs (box, cell) of which the cell's centre lies in the box.
+
+    Only cells in the upright rectangle around a box are looked at, so memory grows with the area of
+    the boxes and not with boxes times cells.
+
+    Args:
+        boxes: (G, 5).
+        cells: Of the image.
+        least: Boxes count as at least this many strides wide and high.
+
+    Returns:
+        Numbers of the boxes (C,) and of the cells (C,), by box, then by cell.
+    """
+    found = []
+    start = 0
+    for h, w, stride in cells.levels:
+        box, x, y = _grid_around(boxes, h, w, stride, least)
+        found.append((box, start + y * w + x))
+        start += h * w
+    box, cell = (torch.cat(parts) for parts in zip(*found, strict=True))
+    near, size = boxes[box], cells.strides[cell]
+    offset = cells.centres[cell] - near[:, :2]
+    cos, sin = torch.cos(near[:, 4]), torch.sin(near[:, 4])
+    u = offset[:, 0] * cos + offset[:, 1] * sin
+    v = offset[:, 1] * cos - offset[:, 0] * sin
+    half_w = torch.maximum(near[:, 2], least * size) / 2
+    half_h = torch.maximum(near[:, 3], least * size) / 2
+    inside = (u.abs() <= half_w) & (v.abs() <= half_h)
+    box, cell = box[inside], cell[inside]
+    order = torch.argsort(box * start + cell)
+    return box[order], cell[order]
+
+
+def _grid_around(
+    boxes: Tensor, h: int, w: int, stride: int, least: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers of boxes and columns and rows of the cells of a level in a rectangle around each."""
+    half_w = boxes[:, 2].clamp(min=least * stride) / 2
+    half_h = boxes[:, 3].clamp(min=least * stride) / 2
+    cos, sin = torch.cos(boxes[:, 4]).abs(), torch.sin(boxes[:, 4]).abs()
+    reach = torch.stack([half_w * cos + half_h * sin, half_w * sin + half_h * cos], dim=1)
+    most = torch.tensor([w, h], device=boxes.device, dtype=boxes.dtype)
+    # One cell more on each side: rounding never loses one that lies on the border.
+    first = torch.minimum(((boxes[:, :2] - reach) / stride - 1.0).floor().clamp(min=0.0), most)
+    last = torch.minimum(((boxes[:, :2] + reach) / stride + 1.0).ceil(), most)
+    count = (last - first).clamp(min=0.0).long()
+    number = count[:, 0] * count[:, 1]
+    box = torch.repeat_interleave(number)
+    place = torch.arange(len(box), device=boxes.device) - (number.cumsum(0) - number)[box]
+    columns = count[box, 0].clamp(min=1)
+    x = first[box, 0].long() + place % columns
+    y = first[box, 1].long() + torch.div(place, columns, rounding_mode="floor")
+    return box, x, y
 
 
 @torch.no_grad()

@@ -20,6 +20,9 @@ Image = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.float32]
 LEARNED_SHARE = 0.7
 IGNORED_SHARE = 0.1
 
+# A window that shrinks the image by more than this is averaged first.
+_AVERAGED_BELOW = 0.75
+
 
 @dataclass(frozen=True)
 class Jitter:
@@ -95,23 +98,45 @@ def cut(image: Image, matrix: Floats, size: int) -> npt.NDArray[np.float32]:
     A window that shrinks the image is averaged first, so that small objects do not alias.
     """
     scale = 1.0 / math.sqrt(abs(np.linalg.det(matrix[:, :2])))
-    layers = np.ascontiguousarray(image.transpose(1, 2, 0))
+    # A window that shrinks the image by this much is averaged with a Gaussian of this width.
+    sigma = 0.5 * math.sqrt(scale**-2 - 1) if scale < _AVERAGED_BELOW else 0.0
+    rows, columns = _seen(matrix, size, image.shape[1:], 2 + math.ceil(4 * sigma))
+    layers = np.ascontiguousarray(image[:, rows, columns].transpose(1, 2, 0))
+    if not layers.size:
+        return np.zeros((len(image), size, size), np.float32)
     # OpenCV counts pixel centres at whole numbers: half a pixel is taken off on both sides.
     centred = matrix.copy()
     centred[:, 2] += matrix[:, :2] @ np.array([0.5, 0.5]) - 0.5
+    centred[:, 2] -= (columns.start, rows.start)
+    if sigma:
+        layers = cv2.GaussianBlur(layers, (0, 0), sigma)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    if scale < 0.75:
-        side = 1.0 / scale
-        layers = cv2.GaussianBlur(layers, (0, 0), 0.5 * math.sqrt(side**2 - 1))
     found = cv2.warpAffine(layers, centred, (size, size), flags=flags)
     found = found[..., None] if found.ndim == 2 else found
     return np.ascontiguousarray(found.transpose(2, 0, 1), dtype=np.float32)
+
+
+def _seen(matrix: Floats, size: int, shape: tuple[int, ...], margin: int) -> tuple[slice, slice]:
+    """Rows and columns of the image that a window touches: large images are not copied whole."""
+    frame = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float64)
+    corners = frame @ matrix[:, :2].T + matrix[:, 2]
+    low = np.floor(corners.min(axis=0)).astype(int) - margin
+    high = np.ceil(corners.max(axis=0)).astype(int) + margin
+    (x0, y0), (x1, y1) = low.clip(0, shape[::-1]), high.clip(0, shape[::-1])
+    return slice(int(y0), int(y1)), slice(int(x0), int(x1))
 
 
 def moved(corners: Floats, matrix: Floats) -> Floats:
     """Corners (N, 4, 2) of the image in pixels of the window."""
     inverse = np.linalg.inv(matrix[:, :2])
     return (corners - matrix[:, 2]) @ inverse.T
+
+
+def turned(headings: Floats, matrix: Floats) -> Floats:
+    """Directions (N,) of the image, in radians clockwise from +x, as seen in the window."""
+    steps = np.stack([np.cos(headings), np.sin(headings)], axis=-1)
+    steps = steps @ np.linalg.inv(matrix[:, :2]).T
+    return np.asarray(np.arctan2(steps[..., 1], steps[..., 0]))
 
 
 def visible_share(corners: Floats, size: int) -> Floats:

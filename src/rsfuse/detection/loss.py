@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rsfuse.detection.assign import Assignment, assign
+from rsfuse.detection.assign import Assignment, assign, cells_inside
 from rsfuse.detection.model import Cells, Prediction, phases_of
 from rsfuse.ops.boxes import canonical
 from rsfuse.ops.rotated import gaussian_distance, iou_pairs
 
-WEIGHTS = {"score": 1.0, "overlap": 2.0, "gaussian": 1.0, "phase": 0.25}
+WEIGHTS = {"score": 1.0, "overlap": 2.0, "gaussian": 1.0, "phase": 0.25, "front": 0.25}
 
 # The focus of the score loss on cells that are far from right (arXiv 2006.04388).
 _FOCUS = 2.0
@@ -31,11 +31,14 @@ class Targets(NamedTuple):
         boxes: (G, 5).
         labels: (G,).
         ignored: (I, 5) places where a detection is neither right nor wrong.
+        headings: (G,) direction of the front in radians, NaN where unknown; None where no object's
+            is known.
     """
 
     boxes: Tensor
     labels: Tensor
     ignored: Tensor
+    headings: Tensor | None = None
 
 
 def detection_loss(
@@ -61,7 +64,7 @@ def detection_loss(
         found = assign(scores[i], prediction.boxes[i].detach(), target.boxes, target.labels, cells)
         quality[i, found.cell, target.labels[found.target]] = found.quality.to(quality.dtype)
         if len(target.ignored):
-            counted[i, _inside_any(target.ignored, cells)] = 0.0
+            counted[i, cells_inside(target.ignored, cells)[1]] = 0.0
             counted[i, found.cell] = 1.0
         picked.append((i, found))
     total = quality.sum().clamp(min=1.0)
@@ -79,6 +82,8 @@ def detection_loss(
     if gaussian > 0:
         parts["gaussian"] = gaussian * (share * gaussian_distance(boxes, truth)).sum()
     parts["phase"] = (share * _phase_error(phases, truth)).sum()
+    if prediction.fronts is not None:
+        parts["front"] = _front_loss(prediction.fronts, targets, picked, share)
     parts["loss"] = sum(
         (WEIGHTS[name] * part for name, part in parts.items()), start=logits.new_zeros(())
     )
@@ -93,10 +98,22 @@ def _phase_error(phases: Tensor, truth: Tensor) -> Tensor:
     return known * error[:, :2].sum(1) + error[:, 2:].sum(1)
 
 
-def _inside_any(boxes: Tensor, cells: Cells) -> Tensor:
-    """(N,): whether a cell's centre lies in any of the boxes."""
-    dx = cells.centres[None, :, 0] - boxes[:, 0, None]
-    dy = cells.centres[None, :, 1] - boxes[:, 1, None]
-    cos, sin = torch.cos(boxes[:, 4, None]), torch.sin(boxes[:, 4, None])
-    u, v = dx * cos + dy * sin, dy * cos - dx * sin
-    return ((u.abs() <= boxes[:, 2, None] / 2) & (v.abs() <= boxes[:, 3, None] / 2)).any(0)
+def _front_loss(
+    fronts: Tensor,
+    targets: list[Targets],
+    picked: list[tuple[int, Assignment]],
+    share: Tensor,
+) -> Tensor:
+    """How far the direction of the front is from the truth, over the objects that have one."""
+    given = torch.cat([fronts[i, found.cell].float() for i, found in picked])
+    truth = torch.cat([_headings(targets[i], found) for i, found in picked])
+    known = truth.isfinite()
+    wanted = torch.stack([torch.cos(truth), torch.sin(truth)], dim=1)[known]
+    error = F.smooth_l1_loss(given[known], wanted, reduction="none", beta=0.1).sum(1)
+    return (share[known] * error).sum()
+
+
+def _headings(target: Targets, found: Assignment) -> Tensor:
+    if target.headings is None:
+        return target.boxes.new_full((len(found.target),), torch.nan)
+    return target.headings[found.target]

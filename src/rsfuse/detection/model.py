@@ -30,11 +30,14 @@ class Prediction(NamedTuple):
         logits: (B, N, K), one per class.
         boxes: (B, N, 5): cx, cy, w, h, angle; w need not be the longer side, the angle not wrapped.
         phases: (B, N, 4): cos 2t, sin 2t, cos 4t, sin 4t, not normalised.
+        fronts: (B, N, 2): x and y of the direction of the front, not normalised; None where the
+            network was not made for headings.
     """
 
     logits: Tensor
     boxes: Tensor
     phases: Tensor
+    fronts: Tensor | None = None
 
 
 class Cells(NamedTuple):
@@ -43,10 +46,16 @@ class Cells(NamedTuple):
     Attributes:
         centres: (N, 2), x and y in pixels.
         strides: (N,) pixels.
+        levels: (h, w, stride) of each; its cells are numbered along rows.
     """
 
     centres: Tensor
     strides: Tensor
+    levels: tuple[tuple[int, int, int], ...]
+
+    def to(self, device: torch.device) -> "Cells":
+        """The same on a device."""
+        return Cells(self.centres.to(device), self.strides.to(device), self.levels)
 
 
 class Head(nn.Module):
@@ -55,14 +64,17 @@ class Head(nn.Module):
     Sharing the convolutions and not the norms is RTMDet's choice (arXiv 2212.07784).
     """
 
-    def __init__(self, width: int, classes: int, levels: int, depth: int = 2) -> None:
+    def __init__(
+        self, width: int, classes: int, levels: int, depth: int = 2, heading: bool = False
+    ) -> None:
         super().__init__()
         self.towers = nn.ModuleList(_Tower(width, levels, depth) for _ in range(2))
         self.score = nn.Conv2d(width, classes, 1)
         self.place = nn.Conv2d(width, 4, 1)
         self.phase = nn.Conv2d(width, 4, 1)
+        self.front = nn.Conv2d(width, 2, 1) if heading else None
         self.scales = nn.Parameter(torch.ones(levels))
-        for layer in (self.score, self.place, self.phase):
+        for layer in filter(None, (self.score, self.place, self.phase, self.front)):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         nn.init.constant_(self.score.bias, -math.log((1 - _PRIOR) / _PRIOR))  # type: ignore[arg-type]
@@ -70,17 +82,27 @@ class Head(nn.Module):
             self.place.bias.copy_(torch.tensor([0.0, 0.0, 0.7, 0.7]))  # type: ignore[union-attr]
             self.phase.bias.copy_(torch.tensor([1.0, 0.0, 1.0, 0.0]))  # type: ignore[union-attr]
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (B, N, K), places (B, N, 4) and phases (B, N, 4) of all cells."""
-        scores, places, phases = [], [], []
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Of all cells: scores (B, N, K), places and phases (B, N, 4), fronts (B, N, 2) or None."""
+        scores, places, phases, fronts = [], [], [], []
         for level, x in enumerate(features):
             seen, placed = self.towers[0](x, level), self.towers[1](x, level)
-            scores.append(self.score(seen).flatten(2))
-            places.append((self.place(placed) * self.scales[level]).flatten(2))
-            phases.append(self.phase(placed).flatten(2))
-        joined = (torch.cat(parts, dim=2).transpose(1, 2) for parts in (scores, places, phases))
-        one, two, three = joined
-        return one, two, three
+            scores.append(self.score(seen))
+            places.append(self.place(placed) * self.scales[level])
+            phases.append(self.phase(placed))
+            if self.front is not None:
+                fronts.append(self.front(placed))
+        return (
+            _joined(scores),
+            _joined(places),
+            _joined(phases),
+            _joined(fronts) if fronts else None,
+        )
+
+
+def _joined(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C, h, w) of all levels as (B, N, C)."""
+    return torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
 
 
 class _Tower(nn.Module):
@@ -113,6 +135,7 @@ class Detector(nn.Module):
         width: Channels of the pyramid and the head.
         finest: Finest stride: 8, or 4 for tiny objects.
         depth: Convolutions in each tower of the head.
+        heading: Whether it says where the front of an object is.
     """
 
     def __init__(
@@ -123,6 +146,7 @@ class Detector(nn.Module):
         width: int = 64,
         finest: int = 8,
         depth: int = 2,
+        heading: bool = False,
     ) -> None:
         super().__init__()
         self.strides = tuple(s for s in STRIDES if s >= finest)
@@ -130,7 +154,7 @@ class Detector(nn.Module):
         skipped = len(STRIDES) - len(self.strides)
         self.skipped = skipped
         self.pyramid = FPN(self.backbone.channels[skipped:], width)
-        self.head = Head(width, classes, len(self.strides), depth)
+        self.head = Head(width, classes, len(self.strides), depth, heading)
         self.classes = classes
 
     def features(self, image: Tensor) -> list[Tensor]:
@@ -146,10 +170,10 @@ class Detector(nn.Module):
 
     def predict(self, levels: Sequence[Tensor]) -> Prediction:
         """Predictions from the levels of a pyramid."""
-        scores, places, phases = self.head(levels)
+        scores, places, phases, fronts = self.head(levels)
         shapes = [(x.shape[-2], x.shape[-1]) for x in levels]
         cells = cells_of(shapes, self.strides, scores.device)
-        return Prediction(scores, decode(places, phases, cells), phases)
+        return Prediction(scores, decode(places, phases, cells), phases, fronts)
 
     def cells(self, height: int, width: int) -> Cells:
         """The cells of an image of a size."""
@@ -157,6 +181,24 @@ class Detector(nn.Module):
         h, w = (-(-side // coarsest) * coarsest for side in (height, width))
         shapes = [(h // s, w // s) for s in self.strides]
         return cells_of(shapes, self.strides, torch.device("cpu"))
+
+
+class Decoded(nn.Module):
+    """A detector that gives scores and boxes as plain tensors: what is exported.
+
+    Args:
+        detector: The detector.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+        self.train(detector.training)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, N, K) in [0, 1] and boxes (B, N, 5) of an image (B, bands, H, W)."""
+        found = self.detector(image)
+        return found.logits.sigmoid(), found.boxes
 
 
 def cells_of(
@@ -170,7 +212,8 @@ def cells_of(
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         centres.append(torch.stack([grid_x, grid_y], dim=-1).reshape(-1, 2))
         sizes.append(torch.full((h * w,), float(stride), device=device))
-    return Cells(torch.cat(centres), torch.cat(sizes))
+    levels = tuple((h, w, stride) for (h, w), stride in zip(shapes, strides, strict=True))
+    return Cells(torch.cat(centres), torch.cat(sizes), levels)
 
 
 def decode(places: Tensor, phases: Tensor, cells: Cells) -> Tensor:
@@ -190,6 +233,17 @@ def angle_of(phases: Tensor) -> Tensor:
     return fine + quarter * torch.round((coarse - fine).detach() / quarter)
 
 
+def heading_of(angle: Tensor, fronts: Tensor) -> Tensor:
+    """Direction of the front in radians: of the two ends of the box, that on the side of `fronts`.
+
+    Args:
+        angle: (...) of the boxes.
+        fronts: (..., 2).
+    """
+    along = torch.cos(angle) * fronts[..., 0] + torch.sin(angle) * fronts[..., 1]
+    return torch.where(along < 0, angle + math.pi, angle)
+
+
 def phases_of(angle: Tensor) -> Tensor:
     """Phases (..., 4) of an angle in radians."""
     return torch.stack(
@@ -200,11 +254,13 @@ def phases_of(angle: Tensor) -> Tensor:
 
 __all__ = [
     "Cells",
+    "Decoded",
     "Detector",
     "Head",
     "Prediction",
     "angle_of",
     "cells_of",
     "decode",
+    "heading_of",
     "phases_of",
 ]

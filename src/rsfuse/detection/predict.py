@@ -1,11 +1,14 @@
 """From the numbers of the network to boxes: best cells, suppression, and a bundle as a detector."""
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from rsfuse.detection.model import Detector, Prediction
 from rsfuse.engine.bundle import Bundle, InputInfo
@@ -64,6 +67,75 @@ def select(
     found = canonical(boxes[cell].astype(np.float64))
     kept = rotated_nms(found, value, nms, label)[:most]
     return found[kept], value[kept].astype(np.float64), label[kept].astype(np.int64)
+
+
+def detect_tile(
+    model: nn.Module,
+    image: torch.Tensor,
+    *,
+    score: float = 0.05,
+    nms: float = 0.1,
+    max_candidates: int = MOST_CANDIDATES,
+) -> Boxes:
+    """Boxes (N, 5), scores (N,) and labels (N,) in one image, best first.
+
+    Args:
+        model: A `Detector`, in evaluation mode.
+        image: (C, h, w) of any size, scaled as the network wants it, on the network's device.
+        score: Lowest score.
+        nms: Largest IoU of two boxes of a class.
+        max_candidates: Most cells that are compared.
+    """
+    with torch.inference_mode():
+        prediction = model(image[None])
+    return boxes_of(prediction, least=score, nms=nms, candidates=max_candidates)[0]
+
+
+def detect_array(
+    model: nn.Module,
+    image: torch.Tensor,
+    *,
+    score: float = 0.05,
+    nms: float = 0.1,
+    tile: int = 1024,
+    overlap: int = 256,
+) -> Boxes:
+    """The same for an image in memory of any size, tile by tile.
+
+    A box belongs to the tile in whose inner part its centre lies; the inner parts of neighbours
+    meet in the middle of their overlap.
+
+    Args:
+        model: A `Detector`, in evaluation mode.
+        image: (C, h, w).
+        score: Lowest score.
+        nms: Largest IoU of two boxes of a class.
+        tile: Side of a tile.
+        overlap: What neighbouring tiles share.
+    """
+    h, w = image.shape[-2:]
+    parts = []
+    for y, low_y, high_y in _stretches(h, tile, overlap):
+        for x, low_x, high_x in _stretches(w, tile, overlap):
+            part = image[:, y : y + tile, x : x + tile]
+            boxes, scores, labels = detect_tile(model, part, score=score, nms=nms)
+            boxes = boxes + np.array([x, y, 0, 0, 0])
+            mine = (boxes[:, 0] >= low_x) & (boxes[:, 0] < high_x)
+            mine &= (boxes[:, 1] >= low_y) & (boxes[:, 1] < high_y)
+            parts.append((boxes[mine], scores[mine], labels[mine]))
+    if len(parts) == 1:
+        return parts[0]
+    found, values, kinds = (np.concatenate(column) for column in zip(*parts, strict=True))
+    kept = rotated_nms(found, values, nms, kinds)
+    return found[kept], values[kept], kinds[kept]
+
+
+def _stretches(length: int, tile: int, overlap: int) -> list[tuple[int, float, float]]:
+    """Where tiles begin along a side, and from where to where each owns the boxes."""
+    last = max(length - tile, 0)
+    starts = [*range(0, last, tile - overlap), last]
+    meet = [(a + tile + b) / 2 for a, b in pairwise(starts)]
+    return list(zip(starts, [-math.inf, *meet], [*meet, math.inf], strict=True))
 
 
 class NetworkDetector:

@@ -12,34 +12,28 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from rsfuse.detection.augment import (
-    IGNORED_SHARE,
-    LEARNED_SHARE,
-    Jitter,
-    cut,
-    moved,
-    other_light,
-    random_window,
-    visible_share,
-)
-from rsfuse.detection.data import Sample
+from rsfuse.detection.augment import Jitter
 from rsfuse.detection.loss import Targets, detection_loss
 from rsfuse.detection.metrics import PROTOCOLS, Answers, Truth, average_precision
 from rsfuse.detection.model import Cells, Detector
-from rsfuse.detection.predict import boxes_of
+from rsfuse.detection.predict import detect_array
+from rsfuse.detection.views import TrainImage, load_images, mosaic, window_view
 from rsfuse.engine.bundle import Bundle, BundleCard, ClassInfo, InputInfo, load_bundle, save_bundle
 from rsfuse.engine.config import TrainSettings
 from rsfuse.engine.fit import Progress, fit
 from rsfuse.engine.learner import Learner
 from rsfuse.errors import InputError
 from rsfuse.nn.backbone import load_backbone
-from rsfuse.ops.boxes import corners_of, from_corners
+from rsfuse.ops.boxes import corners_of
 from rsfuse.runs import write_json
 
 log = logging.getLogger(__name__)
 
 # The Gaussian term of the loss fades out over this share of the steps.
 _FADED = 0.5
+
+# No mosaics from this share of the steps on: the last steps see images as they are.
+_WHOLE_FROM = 0.85
 
 
 class DetectTrainConfig(TrainSettings):
@@ -63,12 +57,15 @@ class DetectTrainConfig(TrainSettings):
         scale_low: Smallest enlargement of a window.
         scale_high: Largest.
         rotation: Chance of a free rotation.
+        mosaic: Chance of a window put together from four of half its side; none in the last steps.
         low: Value that becomes 0, per band or for all.
         high: Value that becomes 1.
         balance: Power of the inverse frequency by which images with rare classes are drawn.
         nms: Overlap of two boxes of a class from which the worse goes; small where objects never
             overlap (ships), larger where they stand close (people). Part of the model.
         validation_images: At most so many images are validated on; 0 takes all.
+        heading: Learn where the front of an object is, where the labels say it.
+        memory_mb: Megabytes of decoded images in memory; the others lie in the run folder.
         gsd_m: Ground sampling distance of the images; 0 where it varies or is unknown.
         licence: Licence of the data, for the model card.
     """
@@ -90,54 +87,27 @@ class DetectTrainConfig(TrainSettings):
     scale_low: float = pydantic.Field(0.6, gt=0)
     scale_high: float = pydantic.Field(1.6, gt=0)
     rotation: float = pydantic.Field(0.5, ge=0, le=1)
+    mosaic: float = pydantic.Field(0.0, ge=0, le=1)
     low: tuple[float, ...] = (0.0,)
     high: tuple[float, ...] = (255.0,)
     balance: float = pydantic.Field(0.5, ge=0, le=1)
     nms: float = pydantic.Field(0.1, ge=0, le=1)
     validation_images: int = pydantic.Field(0, ge=0)
+    heading: bool = False
+    memory_mb: int = pydantic.Field(8192, ge=0)
     gsd_m: float = pydantic.Field(0.0, ge=0)
     licence: str = "not stated"
+
+    @pydantic.model_validator(mode="after")
+    def _quarters_fit(self) -> "DetectTrainConfig":
+        if self.mosaic and self.window % 2:
+            raise ValueError(f"a mosaic of quarters needs an even window, not {self.window}")
+        return self
 
     @property
     def jitter(self) -> Jitter:
         """How training windows vary."""
         return Jitter(scale=(self.scale_low, self.scale_high), rotation=self.rotation)
-
-
-@dataclass(frozen=True, eq=False)
-class TrainImage:
-    """An image in memory, in the type of its file, with its objects.
-
-    Attributes:
-        pixels: (C, h, w).
-        corners: (N, 4, 2).
-        labels: (N,).
-        difficult: (N,).
-    """
-
-    pixels: npt.NDArray[Any]
-    corners: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.int64]
-    difficult: npt.NDArray[np.int64]
-
-
-ReadImage = Callable[[Path], npt.NDArray[Any]]
-
-
-def load_images(
-    samples: Sequence[Sample], read: ReadImage, bands: Sequence[int] = ()
-) -> list[TrainImage]:
-    """The images of samples that have one; bands by number from 1."""
-    images = []
-    for sample in samples:
-        if sample.image is None:
-            continue
-        pixels = read(sample.image)
-        if bands:
-            pixels = pixels[[band - 1 for band in bands]]
-        found = sample.objects
-        images.append(TrainImage(pixels, found.corners, found.labels, found.difficult))
-    return images
 
 
 class DetectLearner(Learner):
@@ -171,23 +141,16 @@ class DetectLearner(Learner):
     def sample(self, index: int) -> tuple[Tensor, Targets]:
         """A window (C, s, s) and its objects."""
         random = np.random.default_rng((self.config.seed, index))
-        image = self.images[int(random.choice(len(self.images), p=self._odds))]
-        size = self.config.window
-        jitter = self.config.jitter
-        centres = image.corners[image.difficult == 0].mean(axis=1)
-        shape = (image.pixels.shape[1], image.pixels.shape[2])
-        matrix = random_window(random, size, shape, centres, jitter)
-        pixels = other_light(self.scaled(cut(image.pixels, matrix, size)), random, jitter)
-        corners = moved(image.corners, matrix)
-        share = visible_share(corners, size)
-        learned = (share >= LEARNED_SHARE) & (image.difficult == 0)
-        ignored = (share > IGNORED_SHARE) & ~learned
-        boxes = torch.from_numpy(from_corners(corners).astype(np.float32).reshape(-1, 5))
-        return torch.from_numpy(pixels), Targets(
-            boxes[torch.from_numpy(learned)],
-            torch.from_numpy(image.labels[learned]),
-            boxes[torch.from_numpy(ignored)],
-        )
+        config = self.config
+        whole = index >= _WHOLE_FROM * config.steps * config.batch
+        parts, size = 1, config.window
+        if config.mosaic and not whole and random.random() < config.mosaic:
+            parts, size = 4, config.window // 2
+        views = []
+        for _ in range(parts):
+            image = self.images[int(random.choice(len(self.images), p=self._odds))]
+            views.append(window_view(image, size, random, config.jitter, self.scaled))
+        return (mosaic(views) if parts > 1 else views[0]).tensors()
 
     def collate(self, samples: list[Any]) -> tuple[Tensor, list[Targets]]:
         """Images stacked, objects in a list."""
@@ -197,7 +160,7 @@ class DetectLearner(Learner):
     def loss(self, model: nn.Module, batch: Any, step: int) -> Mapping[str, Tensor]:
         """The detection loss; its Gaussian term fades out."""
         images, targets = batch
-        cells = Cells(*(part.to(images.device) for part in self._cells))
+        cells = self._cells.to(images.device)
         faded = max(0.0, 1.0 - step / (_FADED * self.config.steps))
         return detection_loss(model(images), targets, cells, gaussian=faded)
 
@@ -244,8 +207,8 @@ def score(
     """Scores of a network on whole images."""
     answers: list[tuple[int, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]] = []
     for i, image in enumerate(images):
-        batch = torch.from_numpy(scaled(image.pixels))[None].to(device)
-        boxes, values, labels = boxes_of(model(batch), least=least, nms=nms)[0]
+        pixels = torch.from_numpy(scaled(image.pixels)).to(device)
+        boxes, values, labels = detect_array(model, pixels, score=least, nms=nms)
         answers.append((i, corners_of(boxes), values, labels))
     found = Answers(
         np.concatenate([np.full(len(v), i) for i, _, v, _ in answers]).astype(np.int64),
@@ -318,7 +281,15 @@ def train(
         )
     }  # fmt: skip
     classes = parts["train"].classes
-    images = {name: load_images(part.samples, read) for name, part in parts.items()}
+    images = {
+        name: load_images(
+            part.samples,
+            read,
+            most_bytes=config.memory_mb * 1_000_000 // 2,
+            spill=folder / "pixels" / ("_".join(map(str, config.bands)) or "all"),
+        )
+        for name, part in parts.items()
+    }
     for name, found in images.items():
         if not found:
             raise InputError(
@@ -333,6 +304,7 @@ def train(
         "backbone": config.backbone,
         "width": config.width,
         "finest": config.finest,
+        "heading": config.heading,
     }
     torch.manual_seed(config.seed)
     model = Detector(**arguments).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
