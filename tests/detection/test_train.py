@@ -1,5 +1,6 @@
 """What the engine is given: samples by number, images from memory or disk, and that it learns."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,18 @@ import torch
 from rsfuse.detection.data import Objects, Sample
 from rsfuse.detection.model import Detector
 from rsfuse.detection.predict import detect_tile
-from rsfuse.detection.train import DetectLearner, DetectTrainConfig, TrainImage, image_odds
+from rsfuse.detection.train import (
+    DetectLearner,
+    DetectTrainConfig,
+    TrainImage,
+    _published,
+    image_odds,
+    train,
+)
 from rsfuse.detection.views import load_images
+from rsfuse.engine.config import read_config
 from rsfuse.engine.fit import fit
+from rsfuse.errors import InputError
 from rsfuse.nn.backbone import make_backbone
 from rsfuse.ops.boxes import corners_of
 
@@ -158,14 +168,45 @@ def test_two_images_are_learned_by_heart(tmp_path: Path) -> None:
     assert hits >= 0.75 * total
 
 
-def test_a_training_begins_from_published_weights(tmp_path: Path) -> None:
-    from rsfuse.detection.train import _published
-    from rsfuse.errors import InputError
-
+def test_published_weights_are_read_as_data(tmp_path: Path) -> None:
     state = {"state_dict": {"conv1.weight": torch.ones(64, 3, 7, 7)}}
     torch.save(state, tmp_path / "resnet.pth")
-    found = _published(tmp_path / "resnet.pth")
-    assert set(found) == {"conv1.weight"}
+    assert set(_published(tmp_path / "resnet.pth")) == {"conv1.weight"}
     with pytest.raises(InputError, match="does not exist"):
         _published(tmp_path / "none.pth")
-    assert "conv1.weight" in make_backbone("r18", 1).state_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "image", "labels"),
+    [
+        ("dota_r18", "dota/images/P0706.png", "dota/labelTxt/P0706.txt"),
+        ("hrsc_r18", "hrsc2016_sample/100001675.jpg", "hrsc2016_sample/100001675_labelTxt.txt"),
+    ],
+)
+def test_configs_for_data_that_we_cannot_ship_run_on_a_real_image(
+    rsfuse_data: Path, repository: Path, tmp_path: Path, name: str, image: str, labels: str
+) -> None:
+    source = rsfuse_data / "detection"
+    for part in ("train", "val"):
+        (tmp_path / part / "images").mkdir(parents=True)
+        (tmp_path / part / "labelTxt").mkdir()
+        (tmp_path / part / "images" / f"1{Path(image).suffix}").symlink_to(source / image)
+        (tmp_path / part / "labelTxt" / "1.txt").symlink_to(source / labels)
+    torch.save(make_backbone("r18").state_dict(), tmp_path / "r18.pth")
+    settings = read_config(
+        repository / "configs" / "detect" / f"{name}.toml",
+        DetectTrainConfig,
+        {
+            "data": str(tmp_path), "weights": str(tmp_path / "r18.pth"), "window": 64, "width": 16,
+            "steps": 2, "batch": 1, "warmup": 0, "validate_every": 2, "workers": 0,
+            "device": "cpu", "threads": 1,
+        },
+    )  # fmt: skip
+    outcome = train(settings, tmp_path / "run")
+    card = outcome.bundle.card
+    assert tuple(item.name for item in card.classes) == settings.classes
+    assert card.arguments["bands"] == len(card.inputs[0].bands) == 3
+    assert card.inputs[0].low == settings.low
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert sum(entry["positives"] for entry in scores["classes"].values()) > 0
