@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rsfuse.errors import InputError
 from rsfuse.ops.geometry2d import (
     MINIMUM_POINTS,
     SplineField,
@@ -16,6 +17,7 @@ from rsfuse.ops.geometry2d import (
     fit_matrix,
     jacobian_of,
     rotation_scale_of,
+    unit_matrix,
 )
 
 MATRICES = {
@@ -175,20 +177,123 @@ def test_a_transform_survives_json(
     np.testing.assert_array_equal(again.apply(xy), transform.apply(xy))
 
 
+IDENTITY = np.eye(3).tolist()
+LATTICE = {"origin": [0, 0], "spacing": [8, 8], "coefficients": np.zeros((4, 5, 2)).tolist()}
+
+
 @pytest.mark.parametrize(
     "content",
     [
         {},
+        None,
         {"model": "shift"},
+        {"matrix": IDENTITY},
+        {"model": "spiral", "matrix": IDENTITY},
+        {"model": ["shift"], "matrix": IDENTITY},
         {"model": "shift", "matrix": [[1, 0], [0, 1]]},
         {"model": "shift", "matrix": [[1, 0, float("nan")], [0, 1, 0], [0, 0, 1]]},
-        {"model": "smooth", "matrix": np.eye(3).tolist(), "field": {"origin": [0, 0]}},
-        {"model": "smooth", "matrix": np.eye(3).tolist(), "field": 3},
+        {"model": "affine", "matrix": np.zeros((3, 3)).tolist()},
+        {"model": "affine", "matrix": IDENTITY, "field": LATTICE},
+        {"model": "smooth", "matrix": IDENTITY},
+        {"model": "smooth", "matrix": IDENTITY, "field": {"origin": [0, 0]}},
+        {"model": "smooth", "matrix": IDENTITY, "field": 3},
+        {"model": "smooth", "matrix": IDENTITY, "field": {**LATTICE, "spacing": [8, 0]}},
+        {"model": "smooth", "matrix": IDENTITY, "field": {**LATTICE, "spacing": [8]}},
+        {"model": "smooth", "matrix": IDENTITY, "field": {**LATTICE, "origin": [0, float("inf")]}},
+        {
+            "model": "smooth",
+            "matrix": IDENTITY,
+            "field": {**LATTICE, "coefficients": np.zeros((3, 5, 2)).tolist()},
+        },
+        {
+            "model": "smooth",
+            "matrix": IDENTITY,
+            "field": {**LATTICE, "coefficients": np.full((4, 5, 2), np.nan).tolist()},
+        },
     ],
 )
 def test_what_is_no_transform_is_refused(content: dict) -> None:
-    with pytest.raises((KeyError, TypeError, ValueError)):
+    with pytest.raises(InputError) as caught:
         Transform.from_dict(content)
+    assert caught.value.fix
+
+
+def test_the_smallest_lattice_is_a_transform() -> None:
+    found = Transform.from_dict({"model": "smooth", "matrix": IDENTITY, "field": LATTICE})
+    np.testing.assert_array_equal(found.apply([[3, 4]]), [[3, 4]])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_points_without_weight_are_refused(model: str, rng: np.random.Generator) -> None:
+    xy = rng.uniform(0, 100, (20, 2))
+    weights = np.zeros(20)
+    weights[: MINIMUM_POINTS[model] - 1] = 1.0
+    for few in (np.zeros(20), weights):
+        with pytest.raises(InputError, match="needs"):
+            fit_matrix(model, xy, xy, few)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_points_that_are_nowhere_are_refused(model: str, rng: np.random.Generator) -> None:
+    xy = rng.uniform(0, 100, (20, 2))
+    lost = xy.copy()
+    lost[3, 0] = np.nan
+    for p, q, w in [(lost, xy, None), (xy, lost, None), (xy, xy, lost[:, 0]), (xy, xy, -xy[:, 0])]:
+        with pytest.raises(InputError, match="finite"):
+            fit_matrix(model, p, q, w)
+    with pytest.raises(InputError, match="one of both"):
+        fit_matrix(model, xy, xy[:5])
+
+
+def test_a_field_of_weightless_samples_is_refused(rng: np.random.Generator) -> None:
+    xy = rng.uniform(0, 100, (30, 2))
+    area = (0.0, 0.0, 100.0, 100.0)
+    for moved, weights in [(xy, np.zeros(30)), (xy * np.nan, np.ones(30))]:
+        with pytest.raises(InputError, match="weights"):
+            fit_field(xy, moved, weights, area=area, cells=(3, 3), stiffness=0.02)
+
+
+def test_a_field_is_nan_where_the_point_is(wave_field: SplineField) -> None:
+    xy = [[np.nan, 50], [60, np.nan], [np.nan, np.nan], [60, 50]]
+    found = wave_field(xy)  # warnings are errors
+    assert np.isnan(found[:3]).all()
+    np.testing.assert_array_equal(found[3:], wave_field([[60, 50]]))
+    transform = Transform("smooth", MATRICES["affine"], wave_field)
+    back = transform.invert(transform.apply(xy))
+    assert np.isnan(back[:3]).all()
+    np.testing.assert_allclose(back[3], (60, 50), atol=1e-6)
+    assert np.isnan(transform.invert(np.full((2, 2), np.nan))).all()
+
+
+def test_nothing_is_mirrored_at_the_horizon() -> None:
+    matrix = np.array([[1, 0, 0], [0, 1, 0], [-0.01, 0, 1.0]])
+    slope = jacobian_of(matrix, [[50, 10], [100, 10], [150, 10]])
+    np.testing.assert_allclose(slope[0], [[4, 0], [0.4, 2]], atol=1e-9)
+    assert np.isnan(slope[1:]).all()
+
+
+def test_a_homography_whose_origin_lies_behind_its_horizon_is_fitted(
+    rng: np.random.Generator,
+) -> None:
+    # Visible where x > 100; the points are there, the origin is not.
+    matrix = np.array([[1.2, 0.1, 5], [0.05, 0.9, -8], [0.01, 0, -1.0]])
+    xy = rng.uniform((150, 0), (400, 300), (25, 2))
+    there = apply_matrix(matrix, xy)
+    assert np.isfinite(there).all()
+    found = fit_matrix("homography", xy, there)
+    np.testing.assert_allclose(apply_matrix(found, xy), there, atol=1e-5)
+    np.testing.assert_allclose(found, matrix, atol=1e-6)
+    assert np.isnan(apply_matrix(found, [[50, 10]])).all()
+
+
+def test_a_unit_matrix_keeps_its_side_of_the_horizon() -> None:
+    matrix = np.array([[2, 0, 0], [0, 2, 0], [0.02, 0, -2.0]])
+    found = unit_matrix(matrix)
+    assert found[2, 2] == -1
+    xy = [[50, 1], [150, 1]]
+    np.testing.assert_allclose(apply_matrix(found, xy), apply_matrix(matrix, xy))
+    level = np.array([[1, 0, 0], [0, 1, 0], [0.01, 0, 0]])
+    np.testing.assert_array_equal(unit_matrix(level), level)
 
 
 def test_a_field_reproduces_a_smooth_function(wave_field: SplineField) -> None:

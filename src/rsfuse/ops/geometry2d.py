@@ -6,16 +6,20 @@ or homography) or a matrix plus a smooth displacement field on a lattice of cubi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rsfuse.errors import InputError
+
 FloatArray = npt.NDArray[np.float64]
 
 # Parameters of each model; the order is the order of growing freedom.
 PARAMETERS = {"shift": 2, "similarity": 4, "affine": 6, "homography": 8}
+LEAST_DENOMINATOR = 0.02  # of a homography at the points it is fitted to, against their centre
 MINIMUM_POINTS = {"shift": 1, "similarity": 2, "affine": 3, "homography": 4}
 
 
@@ -36,15 +40,21 @@ def apply_matrix(matrix: npt.NDArray[Any], xy: npt.ArrayLike) -> FloatArray:
 
 
 def jacobian_of(matrix: npt.NDArray[Any], xy: npt.ArrayLike) -> FloatArray:
-    """(N, 2, 2) derivative of a (3, 3) matrix at points."""
+    """(N, 2, 2) derivative of a (3, 3) matrix at points; NaN behind the horizon."""
     points = as_points(xy)
-    h = points @ matrix[:, :2].T + matrix[:, 2]
-    w = h[:, 2]
-    result = np.empty((len(points), 2, 2))
-    for i in range(2):
-        for j in range(2):
-            result[:, i, j] = (matrix[i, j] - h[:, i] / w * matrix[2, j]) / w
-    return result
+    w = points @ matrix[2, :2] + matrix[2, 2]
+    w = np.where(w > 0, w, np.nan)[:, None, None]
+    mapped = apply_matrix(matrix, points)
+    return np.asarray((matrix[:2, :2] - mapped[:, :, None] * matrix[2, :2]) / w)
+
+
+def unit_matrix(matrix: npt.NDArray[Any]) -> FloatArray:
+    """The same map with a last entry of 1, or of -1 where the origin lies behind its horizon.
+
+    The sign of a homography is part of it: it says which side of the horizon can be seen.
+    """
+    last = abs(float(matrix[2, 2]))
+    return np.asarray(matrix / (last if last > 1e-12 * np.abs(matrix).max() else 1.0), np.float64)
 
 
 def rotation_scale_of(matrix: FloatArray, at: npt.ArrayLike = (0.0, 0.0)) -> tuple[float, float]:
@@ -85,7 +95,8 @@ class SplineField:
         cell_rows, cell_columns = self.cells
         u = np.clip((xy[:, 0] - self.origin[0]) / self.spacing[0], 0, cell_columns - 1e-9)
         v = np.clip((xy[:, 1] - self.origin[1]) / self.spacing[1], 0, cell_rows - 1e-9)
-        i, j = u.astype(np.intp), v.astype(np.intp)
+        # What lies nowhere has no displacement: weights of NaN, at an index that exists.
+        i, j = (np.where(np.isnan(axis), 0, axis).astype(np.intp) for axis in (u, v))
         bu, bv = _cubic(u - i), _cubic(v - j)
         columns = i[:, None] + np.arange(4)
         rows = j[:, None] + np.arange(4)
@@ -138,9 +149,10 @@ class Transform:
             return found
         for _ in range(steps):
             update = apply_matrix(back, points - self.field(found))
-            if not np.nanmax(np.abs(update - found), initial=0.0) > 1e-9:
-                return update
+            gap = np.abs(update - found)
             found = update
+            if not gap.max(where=np.isfinite(gap), initial=0.0) > 1e-9:
+                break
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,24 +172,62 @@ class Transform:
         }
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Transform:
+    def from_dict(cls, content: Mapping[str, Any]) -> Transform:
         """The inverse of `to_dict`.
 
         Raises:
-            KeyError, TypeError, ValueError: The content is not a transform.
+            InputError: The content is not a transform.
         """
-        matrix = np.asarray(content["matrix"], np.float64)
+        try:
+            model = content["model"]
+            matrix = np.asarray(content["matrix"], np.float64)
+            stored = content.get("field")
+            field = None if stored is None else _field_from(stored)
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            IndexError,
+            OverflowError,
+        ) as error:
+            if isinstance(error, InputError):
+                raise
+            raise _no_transform(f"{type(error).__name__} {error}") from error
+        if model not in (*PARAMETERS, "smooth"):
+            raise _no_transform(f"the model is {model!r}")
         if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
-            raise ValueError("the matrix is not 3 x 3 finite numbers")
-        stored = content.get("field")
-        field = None
-        if stored is not None:
-            field = SplineField(
-                (float(stored["origin"][0]), float(stored["origin"][1])),
-                (float(stored["spacing"][0]), float(stored["spacing"][1])),
-                np.asarray(stored["coefficients"], np.float64),
+            raise _no_transform("the matrix is not 3 x 3 finite numbers")
+        if not np.linalg.cond(matrix) < 1e15:
+            raise _no_transform("the matrix cannot be inverted")
+        if (model == "smooth") != (field is not None):
+            raise _no_transform(
+                f"a {model} transform {'without a' if field is None else 'with a'} field"
             )
-        return cls(str(content["model"]), matrix, field)
+        return cls(model, matrix, field)
+
+
+def _field_from(stored: Mapping[str, Any]) -> SplineField:
+    origin, spacing = (tuple(float(v) for v in stored[key]) for key in ("origin", "spacing"))
+    lattice = np.asarray(stored["coefficients"], np.float64)
+    if len(origin) != 2 or len(spacing) != 2 or not np.isfinite([*origin, *spacing]).all():
+        raise _no_transform("the lattice has no origin and spacing of two numbers each")
+    if min(spacing) <= 0:
+        raise _no_transform(f"the lattice has a spacing of {spacing}")
+    if lattice.ndim != 3 or lattice.shape[2] != 2 or min(lattice.shape[:2]) < 4:
+        raise _no_transform(f"the lattice has the shape {lattice.shape}")
+    if not np.isfinite(lattice).all():
+        raise _no_transform("the lattice holds numbers that are not finite")
+    return SplineField((origin[0], origin[1]), (spacing[0], spacing[1]), lattice)
+
+
+def _no_transform(found: str) -> InputError:
+    return InputError(
+        f"this is no transform: {found}",
+        "needed are a model, an invertible 3 x 3 matrix and, for smooth, a lattice of at least "
+        "4 x 4 displacements",
+        "take what Transform.to_dict gives",
+    )
 
 
 def fit_matrix(
@@ -191,15 +241,13 @@ def fit_matrix(
         xy1: (N, 2) points.
         weights: (N,) inverse variances up to a factor; all 1 when None.
 
+    Returns:
+        The denominator is positive at the points.
+
     Raises:
-        ValueError: Unknown model, too few points or points that do not determine it.
+        InputError: Unknown model, too few points of any weight, or points that do not determine it.
     """
-    p, q = as_points(xy0), as_points(xy1)
-    if model not in PARAMETERS:
-        raise ValueError(f"unknown model {model!r}")
-    if len(p) < MINIMUM_POINTS[model]:
-        raise ValueError(f"{model} needs {MINIMUM_POINTS[model]} points, got {len(p)}")
-    w = np.ones(len(p)) if weights is None else np.asarray(weights, np.float64)
+    p, q, w = _usable_points(model, xy0, xy1, weights)
     if model == "shift":
         matrix = np.eye(3)
         matrix[:2, 2] = np.average(q - p, axis=0, weights=w)
@@ -214,7 +262,7 @@ def fit_matrix(
         root = np.sqrt(np.repeat(w, 2))
         solution, _, rank, _ = np.linalg.lstsq(design * root[:, None], target * root, rcond=None)
         if rank < design.shape[1]:
-            raise ValueError(f"the points do not determine a {model}")
+            raise _undetermined(model)
         h = np.eye(3)
         if model == "similarity":
             c, s, tx, ty = solution
@@ -222,7 +270,49 @@ def fit_matrix(
         else:
             h[:2] = solution.reshape(2, 3)
     matrix = np.linalg.inv(n1) @ h @ n0
-    return np.asarray(matrix / matrix[2, 2])
+    if np.median(p @ matrix[2, :2] + matrix[2, 2]) < 0:
+        matrix = -matrix
+    return unit_matrix(matrix)
+
+
+def _usable_points(
+    model: str, xy0: npt.ArrayLike, xy1: npt.ArrayLike, weights: npt.ArrayLike | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Points and weights of a fit, once it is known that they can be fitted."""
+    p, q = as_points(xy0), as_points(xy1)
+    w = np.ones(len(p)) if weights is None else np.asarray(weights, np.float64)
+    if model not in PARAMETERS:
+        raise InputError(
+            f"unknown model {model!r}", f"the models are {', '.join(PARAMETERS)}", "choose one"
+        )
+    if len(p) != len(q) or w.shape != (len(p),):
+        raise InputError(
+            f"{len(p)} points, {len(q)} counterparts and weights of shape {w.shape}",
+            "each point needs one of both",
+            "pass arrays of one length",
+        )
+    if not all(np.isfinite(column).all() for column in (p, q, w)) or (w < 0).any():
+        raise InputError(
+            "points or weights that are not finite, or weights below 0",
+            "a fit needs positions and weights that are numbers",
+            "leave such points out",
+        )
+    if np.count_nonzero(w) < MINIMUM_POINTS[model]:
+        raise InputError(
+            f"{model} needs {MINIMUM_POINTS[model]} points with a weight above 0, "
+            f"got {np.count_nonzero(w)} of {len(p)}",
+            "fewer do not determine it",
+            "give more points, or a model with fewer parameters",
+        )
+    return p, q, w
+
+
+def _undetermined(model: str) -> InputError:
+    return InputError(
+        f"the points do not determine a {model}",
+        "they coincide, or lie on a line",
+        "give points that are spread, or a model with fewer parameters",
+    )
 
 
 def _normaliser(xy: FloatArray, weights: FloatArray) -> FloatArray:
@@ -266,7 +356,10 @@ def _homography(p: FloatArray, q: FloatArray, w: FloatArray) -> FloatArray:
         residual = (q - np.stack([u, v], 1)).reshape(-1)
         step, _, rank, _ = np.linalg.lstsq(jacobian * root[:, None], residual * root, rcond=None)
         if rank < 8:
-            raise ValueError("the points do not determine a homography")
+            raise _undetermined("homography")
+        # No step puts a point behind the horizon: from there the error has no way back.
+        while ((p @ (h + step)[6:] + 1.0)[w > 0] < LEAST_DENOMINATOR).any():
+            step = step / 2
         h = h + step
         if np.abs(step).max() < 1e-12:
             break
@@ -294,9 +387,20 @@ def fit_field(
         area: (x, y, width, height) that the lattice covers.
         cells: (rows, columns) of the lattice.
         stiffness: Penalty against bending, relative to the mean data weight of a cell.
+
+    Raises:
+        InputError: No sample has a weight above 0, or one is not a number.
     """
     from scipy import sparse
     from scipy.sparse.linalg import spsolve
+
+    samples = (xy, displacement, weights)
+    if not all(np.isfinite(column).all() for column in samples) or not weights.sum() > 0:
+        raise InputError(
+            f"{len(xy)} displacements with weights that sum to {weights.sum():g}",
+            "a field needs samples with weights above 0, all of them finite",
+            "leave the others out",
+        )
 
     rows, columns = cells[0] + 3, cells[1] + 3
     empty = SplineField(
