@@ -32,10 +32,15 @@ def placement(rotation: float, scale: float, shift: tuple[float, float], side: i
 
 
 def views(
-    matrix: np.ndarray, rng: np.random.Generator, *, side: int = SIDE, size: int = SIDE
+    matrix: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    side: int = SIDE,
+    size: int = SIDE,
+    shape: tuple[int, int] = (220, 220),
 ) -> tuple[View, View]:
-    """A reference of `side` pixels, cut from larger land, and a query of `size` pixels."""
-    ground = land(rng)
+    """A reference of `side` pixels, cut from land of `shape`, and a query of `size` pixels."""
+    ground = land(rng, shape)
     start = (ground.shape[0] - side) // 2
     cut = np.array([[1, 0, -start], [0, 1, -start], [0, 0, 1.0]])
     half = np.eye(3)
@@ -102,6 +107,32 @@ def test_a_small_query_is_found_on_a_larger_reference(
 ) -> None:
     side, size = 120, 64
     matrix = placement(0, 1, (-28 + shift[0], -28 + shift[1]), side)
+    reference, query = views(matrix, rng, side=side, size=size)
+    found = search(reference, query, rotations_deg=np.array([0.0, 90.0]), scales=np.array([1.0]))
+    assert error(found[0], matrix, side) < 3
+
+
+@pytest.mark.parametrize(
+    ("rotation", "shift"), [(0.0, (0, 0)), (0.0, (-30, 26)), (40.0, (28, 28)), (-90.0, (30, -8))]
+)
+def test_a_reference_in_the_corner_of_a_coarse_query_is_found(
+    rotation: float, shift: tuple[float, float], rng: np.random.Generator
+) -> None:
+    # A query pixel is two reference pixels: at the reference's size the query is 192 pixels wide.
+    matrix = placement(rotation, 0.5, shift, SIDE)
+    reference, query = views(matrix, rng, shape=(420, 420))
+    found = search(
+        reference, query, rotations_deg=np.array([0.0, 40.0, -90.0]), scales=np.array([0.5])
+    )
+    assert error(found[0], matrix) < 3
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (50, 44), (-50, 40), (-44, -50), (46, -46)])
+def test_a_small_reference_is_found_on_a_larger_query(
+    shift: tuple[float, float], rng: np.random.Generator
+) -> None:
+    side, size = 48, 150
+    matrix = placement(0, 1, (51 + shift[0], 51 + shift[1]), side)
     reference, query = views(matrix, rng, side=side, size=size)
     found = search(reference, query, rotations_deg=np.array([0.0, 90.0]), scales=np.array([1.0]))
     assert error(found[0], matrix, side) < 3

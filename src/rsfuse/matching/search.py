@@ -15,14 +15,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from rsfuse.matching.structure import FloatImage, Mask, structure_channels
+from rsfuse.matching.structure import FloatImage, Mask, Structure, structure_channels
 
 FloatArray = npt.NDArray[np.float64]
+_Placed = tuple[float, float, float, FloatArray]
 
 SEARCH_SIDE_PX = 160  # long side of the larger image during the search
 ROTATION_STEP_DEG = 6.0
 SCALE_STEP = 1.15
 PEAKS_PER_HYPOTHESIS = 2
+# Side of the canvas over the longest side on it: a turned square fits in, and so does a shift by
+# half of the longer image before what leaves on one side comes back on the other.
+CANVAS = 1.5
 
 
 class Candidate(NamedTuple):
@@ -78,52 +82,20 @@ def search(
         max_shift: Largest shift of the reference's centre, reduced pixels; None for no limit.
         origin: Where the query's corner lies by its georeference, reduced pixels.
     """
-    ref = structure_channels(reference.image, reference.valid)
     side = max(*reference.valid.shape, *(int(s) for s in query.valid.shape))
-    size = fft.next_fast_len(int(1.5 * side))
-    canvas = np.zeros((2, size, size), np.complex64)
     h0, w0 = reference.valid.shape
-    canvas[:, :h0, :w0] = ref.z
-    spectrum = np.conj(fft.fft2(canvas, workers=threads))
-    energy0 = float(np.sqrt((np.abs(ref.z) ** 2).sum())) + 1e-9
+    size = fft.next_fast_len(int(CANVAS * side))
 
-    def one_scale(scale: float) -> list[tuple[float, float, float, FloatArray]]:
-        # The query at the size it would have on the reference's grid.
-        h1, w1 = query.valid.shape
-        size1 = (max(8, round(w1 / scale)), max(8, round(h1 / scale)))
-        mode = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
-        image = np.stack([cv2.resize(b, size1, interpolation=mode) for b in query.image])
-        valid = cv2.resize(query.valid.astype(np.uint8), size1, interpolation=cv2.INTER_NEAREST)
-        channels = structure_channels(image, valid.astype(bool))
-        parts = np.moveaxis(channels.z, 0, -1)
-        planes = np.ascontiguousarray(parts).view(np.float32)  # (h, w, 4)
-        found = []
-        sx, sy = size1[0] / w1, size1[1] / h1
-        for rotation in rotations_deg:
-            # turn maps resized query pixels to canvas pixels (corner convention).
-            turn = _turn(size1, float(rotation), size)
-            turned = cv2.warpAffine(
-                planes, _centred(turn)[:2], (size, size), flags=cv2.INTER_LINEAR
-            )
-            z = np.moveaxis(turned.view(np.complex64), -1, 0).copy()
-            phase = np.exp(-1j * np.deg2rad(rotation))
-            z[0] *= np.complex64(phase**2)
-            z[1] *= np.complex64(phase**4)
-            product = (fft.fft2(z) * spectrum).sum(axis=0)
-            surface = fft.ifft2(product).real
-            energy1 = float(np.sqrt((np.abs(z) ** 2).sum())) + 1e-9
-            surface /= energy0 * energy1
-            deviation = float(surface.std()) + 1e-12
-            for peak, (py, px) in _peaks(surface, PEAKS_PER_HYPOTHESIS):
-                # Canvas pixel = reference pixel + (px, py), up to a period.
-                shift = np.array([px, py], float)
-                shift[shift > size / 2] -= size
-                to_canvas = np.eye(3)
-                to_canvas[:2, 2] = shift
-                resize = np.diag([1 / sx, 1 / sy, 1.0])
-                matrix = resize @ np.linalg.inv(turn) @ to_canvas
-                found.append((peak / deviation, float(rotation), float(scale), matrix))
-        return found
+    def one_scale(scale: float) -> list[_Placed]:
+        # The query at the size it would have on the reference's grid; where that is larger than
+        # both images are, the grid is made coarser instead.
+        grid = min(1.0, scale * side / max(query.valid.shape))
+        own, shrink0 = _structure(reference, grid)
+        other, shrink1 = _structure(query, grid / scale)
+        return [
+            (score, rotation, scale, np.linalg.inv(shrink1) @ matrix @ shrink0)
+            for score, rotation, matrix in _correlate(own, other, rotations_deg, size)
+        ]
 
     with ThreadPoolExecutor(threads) as pool:
         results = [r for part in pool.map(one_scale, scales) for r in part]
@@ -147,6 +119,60 @@ def search(
         if len(kept) == keep:
             break
     return kept
+
+
+def _structure(view: View, factor: float) -> tuple[Structure, FloatArray]:
+    """Channels of a view resized by a factor, and the matrix from its pixels to theirs."""
+    h, w = view.valid.shape
+    if factor == 1.0:
+        return structure_channels(view.image, view.valid), np.eye(3)
+    size = (max(8, round(w * factor)), max(8, round(h * factor)))
+    mode = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    image = np.stack([cv2.resize(band, size, interpolation=mode) for band in view.image])
+    valid = cv2.resize(view.valid.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    return structure_channels(image, valid.astype(bool)), np.diag([size[0] / w, size[1] / h, 1.0])
+
+
+def _correlate(
+    own: Structure, other: Structure, rotations_deg: FloatArray, size: int
+) -> list[tuple[float, float, FloatArray]]:
+    """(score, rotation, matrix from `own` to `other`) of the peaks of every rotation.
+
+    Args:
+        own: Channels that lie still.
+        other: Channels that are turned.
+        rotations_deg: Rotations of `other` to undo.
+        size: Side of the canvas on which both are laid.
+    """
+    h0, w0 = own.valid.shape
+    canvas = np.zeros((2, size, size), np.complex64)
+    canvas[:, :h0, :w0] = own.z
+    spectrum = np.conj(fft.fft2(canvas))
+    energy0 = float(np.sqrt((np.abs(own.z) ** 2).sum())) + 1e-9
+    parts = np.moveaxis(other.z, 0, -1)
+    planes = np.ascontiguousarray(parts).view(np.float32)  # (h, w, 4)
+    found = []
+    for rotation in (float(angle) for angle in rotations_deg):
+        # turn maps pixels of `other` to canvas pixels (corner convention).
+        turn = _turn((other.valid.shape[1], other.valid.shape[0]), rotation, size)
+        turned = cv2.warpAffine(planes, _centred(turn)[:2], (size, size), flags=cv2.INTER_LINEAR)
+        z = np.moveaxis(turned.view(np.complex64), -1, 0).copy()
+        phase = np.exp(-1j * np.deg2rad(rotation))
+        z[0] *= np.complex64(phase**2)
+        z[1] *= np.complex64(phase**4)
+        surface = fft.ifft2((fft.fft2(z) * spectrum).sum(axis=0)).real
+        energy1 = float(np.sqrt((np.abs(z) ** 2).sum())) + 1e-9
+        surface /= energy0 * energy1
+        deviation = float(surface.std()) + 1e-12
+        for peak, (py, px) in _peaks(surface, PEAKS_PER_HYPOTHESIS):
+            # Canvas pixel = own pixel + (px, py), up to a period: the one that puts the centre of
+            # `own` on the canvas.
+            shift = np.array([px, py], float)
+            shift[shift + np.array([w0, h0]) / 2 > size] -= size
+            to_canvas = np.eye(3)
+            to_canvas[:2, 2] = shift
+            found.append((peak / deviation, rotation, np.linalg.inv(turn) @ to_canvas))
+    return found
 
 
 def _turn(size: tuple[int, int], rotation_deg: float, canvas: int) -> FloatArray:
