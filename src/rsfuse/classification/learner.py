@@ -84,14 +84,14 @@ class ClassifyLearner(Learner):
 
     def sample(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """MS (C, t, t), PAN (P, r t, r t) and labels (f t, f t) of a tile."""
-        random = np.random.default_rng((self.config.seed, index))
-        label = int(random.choice(self.classes, p=self._odds))
-        number, row, column = self._places[label][int(random.integers(len(self._places[label])))]
+        rng = np.random.default_rng((self.config.seed, index))
+        label = int(rng.choice(self.classes, p=self._odds))
+        number, row, column = self._places[label][int(rng.integers(len(self._places[label])))]
         scene = self.scenes[number]
         factor, ratio, side = scene.factor, scene.ratio, self.tile
         place = []
         for at, size in zip((row // factor, column // factor), scene.ms.shape[1:], strict=True):
-            first = int(at - random.integers(side))
+            first = int(at - rng.integers(side))
             place.append(min(max(first, 0), size - side))
         y, x = place
         ms = scene.ms[:, y : y + side, x : x + side]
@@ -101,16 +101,16 @@ class ClassifyLearner(Learner):
             slice(x * factor, (x + side) * factor),
         )
         labels = np.where(scene.train[inside], scene.labels[inside], IGNORED)
-        ms, pan = self._other_light(ms, random), self._other_light(pan, random)
-        turns, mirror = int(random.integers(4)), bool(random.integers(2))
+        ms, pan = self._other_light(ms, rng), self._other_light(pan, rng)
+        turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
         turned = (_turned(array, turns, mirror) for array in (ms, pan, labels))
         one, two, three = (torch.from_numpy(array) for array in turned)
         return one, two, three
 
-    def _other_light(self, image: Image, random: np.random.Generator) -> Image:
+    def _other_light(self, image: Image, rng: np.random.Generator) -> Image:
         spread = self.config.brightness
-        gain = 1.0 + spread * random.standard_normal((len(image), 1, 1))
-        offset = spread * random.standard_normal((len(image), 1, 1))
+        gain = 1.0 + spread * rng.standard_normal((len(image), 1, 1))
+        offset = spread * rng.standard_normal((len(image), 1, 1))
         return (image * gain + offset).astype(np.float32)
 
     def loss(self, model: nn.Module, batch: Any, step: int) -> Mapping[str, Tensor]:

@@ -92,10 +92,10 @@ def block_bootstrap(
     flat = (place * classes + truth) * classes + found
     matrices = np.bincount(flat, minlength=len(ids) * classes**2)
     matrices = matrices.reshape(len(ids), classes, classes)
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     values = []
     for _ in range(draws):
-        weights = np.bincount(random.integers(len(ids), size=len(ids)), minlength=len(ids))
+        weights = np.bincount(rng.integers(len(ids), size=len(ids)), minlength=len(ids))
         drawn = Agreement.of(np.tensordot(weights, matrices, axes=1))
         values.append((drawn.overall, drawn.kappa, drawn.mean_f1))
     table = np.array(values, np.float64)

@@ -89,11 +89,11 @@ def split_labels(
         rows = np.arange(numbers.shape[0])[:, None] // block
         columns = np.arange(numbers.shape[1])[None] // block
         groups = rows * (numbers.shape[1] // block + 1) + columns
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     table = _counts(groups[known], numbers[known], len(labels.classes))
-    in_test = _draw(table, test, random)
+    in_test = _draw(table, test, rng)
     rest = table * ~in_test[:, None]
-    in_validation = _draw(rest, validation, random) & ~in_test
+    in_validation = _draw(rest, validation, rng) & ~in_test
     ids = np.unique(groups[known])
     part = np.zeros(numbers.shape, np.int8)
     place = np.searchsorted(ids, groups[known])
@@ -141,7 +141,7 @@ def _counts(
 
 
 def _draw(
-    table: npt.NDArray[np.int64], share: float, random: np.random.Generator
+    table: npt.NDArray[np.int64], share: float, rng: np.random.Generator
 ) -> npt.NDArray[np.bool_]:
     """(G,): the groups of a part of a given share, as even over the classes as can be found."""
     total = table.sum(axis=0)
@@ -151,7 +151,7 @@ def _draw(
     best, least = np.zeros(len(table), bool), np.inf
     draws = 1 if len(filled) > 20_000 else _DRAWS
     for _ in range(draws):
-        order = random.permutation(filled)
+        order = rng.permutation(filled)
         sums = np.cumsum(table[order].sum(axis=1))
         count = int(np.searchsorted(sums, share * sums[-1])) + 1
         count = min(max(1, count), len(filled) - 1)

@@ -20,6 +20,7 @@ from rsfuse.classification.predict import map_geobox, scaled
 from rsfuse.classification.splits import Split, leakage, split_labels
 from rsfuse.engine.bundle import Bundle, BundleCard, ClassInfo, InputInfo, save_bundle
 from rsfuse.engine.fit import Progress, fit
+from rsfuse.engine.seeds import seeded
 from rsfuse.errors import InputError
 from rsfuse.geo.grid import gsd_m
 from rsfuse.geo.raster import open_raster
@@ -110,8 +111,8 @@ def train(
         "resolution": config.resolution,
         **config.arguments,
     }
-    torch.manual_seed(config.seed)
-    model = build_model(config.model, **arguments)
+    with seeded(config.seed):
+        model = build_model(config.model, **arguments)
     learner = ClassifyLearner(model, ready.scenes, len(ready.classes), config)
     result = fit(learner, config, folder, resume=resume, progress=progress)
     device = torch.device("cpu")

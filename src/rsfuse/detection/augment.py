@@ -65,7 +65,7 @@ def window_matrix(
 
 
 def random_window(
-    random: np.random.Generator,
+    rng: np.random.Generator,
     size: int,
     shape: tuple[int, int],
     centres: Floats,
@@ -73,18 +73,18 @@ def random_window(
 ) -> Floats:
     """(2, 3) of a window drawn around an object, or anywhere."""
     low, high = (math.log(value) for value in jitter.scale)
-    scale = math.exp(random.uniform(low, high))
-    if random.random() < jitter.rotation:
-        angle = random.uniform(0, 2 * math.pi)
+    scale = math.exp(rng.uniform(low, high))
+    if rng.random() < jitter.rotation:
+        angle = rng.uniform(0, 2 * math.pi)
     else:
-        angle = int(random.integers(4)) * math.pi / 2
-    mirrored = bool(random.random() < jitter.mirror)
+        angle = int(rng.integers(4)) * math.pi / 2
+    mirrored = bool(rng.random() < jitter.mirror)
     h, w = shape
-    if len(centres) and random.random() < jitter.focus:
+    if len(centres) and rng.random() < jitter.focus:
         spread = 0.35 * size / scale
-        x, y = centres[int(random.integers(len(centres)))] + random.uniform(-spread, spread, 2)
+        x, y = centres[int(rng.integers(len(centres)))] + rng.uniform(-spread, spread, 2)
     else:
-        x, y = random.uniform(0, w), random.uniform(0, h)
+        x, y = rng.uniform(0, w), rng.uniform(0, h)
     # The window shows as much of the image as it can.
     half = size / 2 / scale
     x = w / 2 if 2 * half >= w else float(np.clip(x, half, w - half))
@@ -149,9 +149,9 @@ def visible_share(corners: Floats, size: int) -> Floats:
 
 
 def other_light(
-    image: npt.NDArray[np.float32], random: np.random.Generator, jitter: Jitter
+    image: npt.NDArray[np.float32], rng: np.random.Generator, jitter: Jitter
 ) -> npt.NDArray[np.float32]:
     """The image (scaled to about 0..1) with another gain and offset for all bands."""
-    gain = math.exp(jitter.gain * random.standard_normal())
-    offset = jitter.offset * random.standard_normal()
+    gain = math.exp(jitter.gain * rng.standard_normal())
+    offset = jitter.offset * rng.standard_normal()
     return (image * np.float32(gain) + np.float32(offset)).astype(np.float32)

@@ -22,6 +22,7 @@ from rsfuse.engine.bundle import Bundle, BundleCard, ClassInfo, InputInfo, load_
 from rsfuse.engine.config import TrainSettings
 from rsfuse.engine.fit import Progress, fit
 from rsfuse.engine.learner import Learner
+from rsfuse.engine.seeds import seeded
 from rsfuse.errors import InputError
 from rsfuse.nn.backbone import load_backbone
 from rsfuse.ops.boxes import corners_of
@@ -140,16 +141,16 @@ class DetectLearner(Learner):
 
     def sample(self, index: int) -> tuple[Tensor, Targets]:
         """A window (C, s, s) and its objects."""
-        random = np.random.default_rng((self.config.seed, index))
+        rng = np.random.default_rng((self.config.seed, index))
         config = self.config
         whole = index >= _WHOLE_FROM * config.steps * config.batch
         parts, size = 1, config.window
-        if config.mosaic and not whole and random.random() < config.mosaic:
+        if config.mosaic and not whole and rng.random() < config.mosaic:
             parts, size = 4, config.window // 2
         views = []
         for _ in range(parts):
-            image = self.images[int(random.choice(len(self.images), p=self._odds))]
-            views.append(window_view(image, size, random, config.jitter, self.scaled))
+            image = self.images[int(rng.choice(len(self.images), p=self._odds))]
+            views.append(window_view(image, size, rng, config.jitter, self.scaled))
         return (mosaic(views) if parts > 1 else views[0]).tensors()
 
     def collate(self, samples: list[Any]) -> tuple[Tensor, list[Targets]]:
@@ -306,8 +307,9 @@ def train(
         "finest": config.finest,
         "heading": config.heading,
     }
-    torch.manual_seed(config.seed)
-    model = Detector(**arguments).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with seeded(config.seed):
+        model = Detector(**arguments)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.weights:
         load_backbone(model.backbone, _published(Path(config.weights)))
     if config.start:

@@ -86,13 +86,13 @@ class View:
 
 
 def window_view(
-    image: TrainImage, size: int, random: np.random.Generator, jitter: Jitter, scale: Scale
+    image: TrainImage, size: int, rng: np.random.Generator, jitter: Jitter, scale: Scale
 ) -> View:
     """A random window of `size` pixels; how much of an object is in it decides what it counts."""
     centres = image.corners[image.difficult == 0].mean(axis=1)
     shape = (image.pixels.shape[1], image.pixels.shape[2])
-    matrix = random_window(random, size, shape, centres, jitter)
-    pixels = other_light(scale(cut(image.pixels, matrix, size)), random, jitter)
+    matrix = random_window(rng, size, shape, centres, jitter)
+    pixels = other_light(scale(cut(image.pixels, matrix, size)), rng, jitter)
     corners = moved(image.corners, matrix)
     share = visible_share(corners, size)
     learned = (share >= LEARNED_SHARE) & (image.difficult == 0)

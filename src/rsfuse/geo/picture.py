@@ -1,5 +1,6 @@
 """Pictures of rasters for people: stretched, small, with transparent invalid pixels."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,9 @@ def chip_window(centre: tuple[float, float], side: int, shape: tuple[int, int]) 
 
 def describe_input(role: str, source: RasterSource) -> dict[str, Any]:
     """What a run record says of one of its inputs."""
-    try:
-        gsd: float | None = gsd_m(source.geobox)
-    except RsfuseError:
-        gsd = None
+    gsd = None
+    with suppress(RsfuseError):
+        gsd = gsd_m(source.geobox)
     return {
         "role": role,
         "path": source.name,

@@ -149,7 +149,7 @@ def _sample(
     stem: str,
     image: Path | None,
     rows: list[Row],
-    gsd: float | None,
+    gsd_m: float | None,
     names: Sequence[str],
     ignored: Sequence[str],
 ) -> Sample:
@@ -159,7 +159,7 @@ def _sample(
         (values, numbers.get(name, 0), flag if name in numbers else 1)
         for values, name, flag in rows
     ]
-    return Sample(stem, image, Objects.of(found), gsd_m=gsd)
+    return Sample(stem, image, Objects.of(found), gsd_m=gsd_m)
 
 
 def _class_names(
