@@ -1,4 +1,4 @@
-"""The training-free matcher: global search, verification, refinement from coarse to fine.
+"""From candidates to tie points: global search, verification, measuring on lattices.
 
 Words: the *lattice* is the pixel grid of the reference, reduced by a factor; a *placement* C maps
 reference pixels to where their content really lies, as reference pixels of the query's own
@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsfuse.matching.fine import Displacements, detect_keypoints, measure
+from rsfuse.matching.fine import Displacements, detect_keypoints
+from rsfuse.matching.measurer import AnyMeasurer
 from rsfuse.matching.robust import Consensus, consensus
 from rsfuse.matching.search import Candidate, View, search
-from rsfuse.matching.structure import FloatImage, Mask, Structure, structure_channels
+from rsfuse.matching.structure import FloatImage, Mask
 from rsfuse.ops.geometry2d import Transform
 
 FloatArray = npt.NDArray[np.float64]
@@ -140,34 +141,36 @@ def find_candidates(pair: PairReader, range_: SearchRange, *, threads: int) -> l
 
 
 def read_lattice(
-    pair: PairReader, rect: Rect, shape: tuple[int, int], placement: Points
-) -> tuple[Structure, Structure]:
-    """Structure of both images on a window of the lattice, the query placed by `placement`."""
+    pair: PairReader, measurer: AnyMeasurer, rect: Rect, shape: tuple[int, int], placement: Points
+) -> tuple[Any, Any]:
+    """Both images on a window of the lattice as `measurer` sees them, the query placed."""
     x, y, w, h = rect
     step = np.array([w / shape[1], h / shape[0]])
     corner = np.array([x, y])
     image0, valid0 = pair.read0(rect, shape)
     image1, valid1 = pair.read1(shape, lambda p: pair.base(placement(p * step + corner)))
-    return (
-        structure_channels(image0, valid0),
-        structure_channels(image1, valid1),
-    )
+    return measurer.prepare(image0, valid0), measurer.prepare(image1, valid1)
 
 
 def verify_all(
-    pair: PairReader, candidates: list[Candidate], rng: np.random.Generator
+    pair: PairReader,
+    measurer: AnyMeasurer,
+    candidates: list[Candidate],
+    rng: np.random.Generator,
 ) -> list[Verified]:
     """Verify candidates in order until one is clear."""
     looked: list[Verified] = []
     for candidate in candidates:
-        looked.append(verify(pair, candidate, rng))
+        looked.append(verify(pair, measurer, candidate, rng))
         best = max(v.consensus.evidence for v in looked)
         if len(looked) >= FEWEST_VERIFIED and best > CLEAR_EVIDENCE:
             break
     return looked
 
 
-def verify(pair: PairReader, candidate: Candidate, rng: np.random.Generator) -> Verified:
+def verify(
+    pair: PairReader, measurer: AnyMeasurer, candidate: Candidate, rng: np.random.Generator
+) -> Verified:
     """Measure tie points on a reduced lattice and ask whether they agree."""
     h, w = pair.shape0
     factor = max(1.0, max(h, w) / VERIFY_SIDE_PX)
@@ -175,13 +178,15 @@ def verify(pair: PairReader, candidate: Candidate, rng: np.random.Generator) -> 
     matrix = candidate.matrix
     best: Verified | None = None
     for radius, template in ((12, 48), (8, 48)):
-        own, other = read_lattice(pair, (0, 0, w, h), shape, Transform("affine", matrix).apply)
+        placement = Transform("affine", matrix).apply
+        own, other = read_lattice(pair, measurer, (0, 0, w, h), shape, placement)
         side = min(template, 2 * (min(shape) // 5))
         points = detect_keypoints(
-            own, spacing=max(8, int(max(shape) / VERIFY_CELLS)), margin=side // 3
+            own.structure, spacing=max(8, int(max(shape) / VERIFY_CELLS)), margin=side // 3
         )
-        points = points[other.valid[points[:, 1].astype(int), points[:, 0].astype(int)]]
-        moved = measure_padded(own, other, points, template=side, radius=radius)
+        columns, rows = points.astype(int).T
+        points = points[other.structure.valid[rows, columns]]
+        moved, _ = measurer.measure(own, other, points, points[:0], template=side, radius=radius)
         agreed = consensus(
             moved.xy,
             moved.shift,
@@ -200,19 +205,6 @@ def verify(pair: PairReader, candidate: Candidate, rng: np.random.Generator) -> 
             break
     assert best is not None
     return best
-
-
-def measure_padded(
-    own: Structure, other: Structure, xy: FloatArray, *, template: int, radius: int
-) -> Displacements:
-    """`measure` on lattices with an invalid margin, so that keypoints near the border count."""
-    pad = template // 2
-    grown = [
-        Structure(np.pad(s.z, ((0, 0), (pad, pad), (pad, pad))), np.pad(s.valid, pad))
-        for s in (own, other)
-    ]
-    moved = measure(grown[0], grown[1], xy + pad, template=template, radius=radius)
-    return moved._replace(xy=moved.xy - pad)
 
 
 class TiePointRows(NamedTuple):
@@ -235,6 +227,7 @@ class TiePointRows(NamedTuple):
 
 def tie_points_in(
     pair: PairReader,
+    measurer: AnyMeasurer,
     rect: Rect,
     shape: tuple[int, int],
     placement: Points,
@@ -242,30 +235,21 @@ def tie_points_in(
     spacing: int,
     template: int,
     radius: int,
-    both: bool,
 ) -> TiePointRows:
     """Measure one window of the lattice, with keypoints of the reference and of the query."""
-    own, other = read_lattice(pair, rect, shape, placement)
+    own, other = read_lattice(pair, measurer, rect, shape, placement)
     step = np.array([rect[2] / shape[1], rect[3] / shape[0]])
     corner = np.array(rect[:2])
-    forward = measure_padded(
-        own,
-        other,
-        detect_keypoints(own, spacing=spacing, margin=template // 4),
-        template=template,
-        radius=radius,
-    )
-    parts = [(forward, forward.xy, forward.xy + forward.shift, False)]
-    if both:
-        back = measure_padded(
-            other,
-            own,
-            detect_keypoints(other, spacing=spacing, margin=template // 4),
-            template=template,
-            radius=radius,
-        )
-        # A query keypoint at p was found in the reference at p + shift.
-        parts.append((back, back.xy + back.shift, back.xy, True))
+    points = [
+        detect_keypoints(view.structure, spacing=spacing, margin=template // 4)
+        for view in (own, other)
+    ]
+    forward, back = measurer.measure(own, other, *points, template=template, radius=radius)
+    # A query keypoint at p was found in the reference at p + shift.
+    parts = [
+        (forward, forward.xy, forward.xy + forward.shift, False),
+        (back, back.xy + back.shift, back.xy, True),
+    ]
     xy = np.concatenate([p[1] for p in parts]) * step + corner
     there = np.concatenate([p[2] for p in parts]) * step + corner
     measured = Displacements(
@@ -291,9 +275,8 @@ def join(rows: list[TiePointRows]) -> TiePointRows:
 
 def join_none() -> TiePointRows:
     """No tie points."""
-    pair, one = np.zeros((0, 2)), np.zeros(0)
-    measured = Displacements(pair, pair, one, one, one, one, one)
-    return TiePointRows(pair, pair, measured, np.zeros(0, bool), 1.0)
+    pair = np.zeros((0, 2))
+    return TiePointRows(pair, pair, Displacements.none(), np.zeros(0, bool), 1.0)
 
 
 def each(step: Callable[[Rect], TiePointRows], tiles: list[Rect]) -> list[TiePointRows]:

@@ -51,6 +51,12 @@ class Displacements(NamedTuple):
     probability: FloatArray
     sigma: FloatArray
 
+    @classmethod
+    def none(cls) -> Displacements:
+        """No templates at all."""
+        pair, one = np.zeros((0, 2)), np.zeros(0)
+        return cls(pair, pair, one, one, one, one, one)
+
     def select(self, rows: npt.NDArray[np.bool_] | IntArray) -> Displacements:
         """Some of the rows."""
         return Displacements(*(column[rows] for column in self))
@@ -124,7 +130,7 @@ def measure(
     share_other = _box(sums_other, corner + reach - half, template) / area
     corner = corner[(share_own >= MIN_VALID_SHARE) & (share_other >= MIN_VALID_SHARE)]
     if len(corner) == 0:
-        return Displacements(np.zeros((0, 2)), np.zeros((0, 2)), *(np.zeros(0) for _ in range(5)))
+        return Displacements.none()
     grid = np.arange(-radius, radius + 1)
     parts = []
     for start in range(0, len(corner), CHUNK):
@@ -143,16 +149,16 @@ def measure(
         offsets = block + reach - half
         energy = _boxes(energy_other, offsets, grid, template)
         norm = np.sqrt(np.maximum(energy_own[:, None, None] * energy, 1e-12))
-        parts.append(_read_surfaces((surface / norm).astype(np.float64), radius))
-    columns = [np.concatenate([p[i] for p in parts]) for i in range(len(parts[0]))]
-    shift, score, tall, ratio, probability, sigma = columns
-    at_edge = np.abs(shift).max(axis=1) > radius - 1
-    probability = np.where(at_edge, 0.0, probability)
-    return Displacements(corner.astype(np.float64), shift, score, tall, ratio, probability, sigma)
+        parts.append(read_surfaces((surface / norm).astype(np.float64), radius))
+    found = Displacements(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    at_edge = np.abs(found.shift).max(axis=1) > radius - 1
+    return found._replace(
+        xy=corner.astype(np.float64), probability=np.where(at_edge, 0.0, found.probability)
+    )
 
 
-def _read_surfaces(surface: FloatArray, radius: int) -> tuple[FloatArray, ...]:
-    """Peak, its sub-pixel place and its evidence for (N, S, S) correlation surfaces."""
+def read_surfaces(surface: FloatArray, radius: int) -> Displacements:
+    """Peak, its sub-pixel place and its evidence for (N, S, S) surfaces; `xy` is left 0."""
     n, side, _ = surface.shape
     rows = np.arange(n)
     flat = surface.reshape(n, -1)
@@ -198,7 +204,9 @@ def _read_surfaces(surface: FloatArray, radius: int) -> tuple[FloatArray, ...]:
         )
     ).sum(axis=(1, 2)) / (2 * total)
     shift = np.stack([x - radius + dx, y - radius + dy], axis=1)
-    return shift, peak, height, ratio, probability, np.sqrt(variance)
+    return Displacements(
+        np.zeros_like(shift), shift, peak, height, ratio, probability, np.sqrt(variance)
+    )
 
 
 def _paraboloid(near: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rsfuse.errors import ConfigError
 from rsfuse.matching import classic
 from rsfuse.matching.classic import PairReader, SearchRange, Stages, TiePointRows
+from rsfuse.matching.measurer import AnyMeasurer, TemplateMeasurer
 from rsfuse.matching.results import MatchResult, Reason, TiePoints
 from rsfuse.matching.robust import Fit, consensus, fit_transform, neighbours_agree
 from rsfuse.matching.trust import (
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from rsfuse.geo.raster import RasterSource
 
 MODELS = ("shift", "similarity", "affine", "homography", "smooth")
-METHODS = ("auto", "classic")
+METHODS = ("auto", "cstf", "classic")
+AUTO = "classic"  # the better one by docs/results.md
 SMALLEST_SIDE_PX = 32
 CLEAR_EVIDENCE = 6.0  # a placement so well supported is not doubted before refinement
 REFINED_MOST = 3  # so many placements are refined where none is clear
@@ -58,7 +60,8 @@ class Options(NamedTuple):
 
     Attributes:
         model: `auto` or one of `MODELS`.
-        method: `auto` or `classic`.
+        method: `auto`, `cstf` or `classic`.
+        weights: Bundle of the CSTF matcher; None for the one that comes with rsfuse.
         max_shift_px: Largest shift to consider, reference pixels.
         upright: The query is not turned: search only within 6 degrees.
         prior: (3, 3) first guess, reference pixels -> query pixels.
@@ -68,6 +71,7 @@ class Options(NamedTuple):
 
     model: str = "auto"
     method: str = "auto"
+    weights: str | None = None
     max_shift_px: float | None = None
     upright: bool = False
     prior: FloatArray | None = None
@@ -82,6 +86,7 @@ def match(
     prior: npt.ArrayLike | None = None,
     model: str = "auto",
     method: str = "auto",
+    weights: str | os.PathLike[str] | None = None,
     max_shift_px: float | None = None,
     upright: bool = False,
     bands_reference: Sequence[str | int] | None = None,
@@ -100,7 +105,9 @@ def match(
         prior: (3, 3) first guess, reference pixels -> query pixels; the search stays near it.
         model: `shift`, `similarity`, `affine`, `homography` or `smooth`; by default, `auto`, the
             tie points decide.
-        method: `auto` or `classic`.
+        method: `cstf` for the trained matcher, `classic` for the one without training, `auto` for
+            the better one of them by docs/results.md.
+        weights: Bundle of a CSTF matcher of your own; it makes the method `cstf`.
         max_shift_px: Largest shift against the georeference, reference pixels. By default up to
             half the image.
         upright: The query is not turned; faster, and safer on repetitive ground.
@@ -114,6 +121,7 @@ def match(
     Raises:
         RasterError, BandError, GridError: An input is unusable.
         ConfigError: Unknown model or method.
+        InputError: The weights are not those of a CSTF matcher.
     """
     from rsfuse.geo.raster import RasterSource, open_raster
 
@@ -142,6 +150,7 @@ def match(
     options = Options(
         model,
         method,
+        None if weights is None else os.fspath(weights),
         max_shift_px,
         upright,
         None if prior is None else np.asarray(prior, np.float64).reshape(3, 3),
@@ -154,8 +163,10 @@ def match(
 def match_sources(reference: RasterSource, query: RasterSource, options: Options) -> MatchResult:
     """`match` on open rasters."""
     stages = Stages()
+    measurer = choose_measurer(options)
     parameters: dict[str, Any] = {
-        "method": "classic",
+        "method": measurer.name,
+        "weights": measurer.weights,
         "model": options.model,
         "max_shift_px": options.max_shift_px,
         "upright": options.upright,
@@ -209,7 +220,7 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
     for range_ in _ranges(options, georeferenced, pair.shape0):
         candidates = classic.find_candidates(pair, range_, threads=options.threads)
         stages.mark("global search")
-        looked = classic.verify_all(pair, candidates, rng)
+        looked = classic.verify_all(pair, measurer, candidates, rng)
         stages.mark("verification")
         verified = sorted(verified + looked, key=lambda v: -v.consensus.evidence)
         if verified and verified[0].consensus.evidence > CLEAR_EVIDENCE:
@@ -227,7 +238,7 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
         )
     # Where the reduced lattice does not decide, full resolution does.
     close = verified[: 1 if verified[0].consensus.evidence > CLEAR_EVIDENCE else REFINED_MOST]
-    refined = [(v, *refine(pair, v.matrix, options, rng, stages)) for v in close]
+    refined = [(v, *refine(pair, measurer, v.matrix, options, rng, stages)) for v in close]
     refined.sort(key=lambda r: -r[3])
     best, rows, fit, agreement = refined[0]
     runner_up = max(
@@ -304,6 +315,16 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
     )
 
 
+def choose_measurer(options: Options) -> AnyMeasurer:
+    """What measures displacements."""
+    method = AUTO if options.method == "auto" else options.method
+    if options.weights is None and method == "classic":
+        return TemplateMeasurer()
+    from rsfuse.matching.learned import SHIPPED, load_measurer
+
+    return load_measurer(options.weights or SHIPPED)
+
+
 def judge(
     confidence: float, evidence: Evidence, fit: Fit, factor: float, unexplained: float
 ) -> tuple[Status, tuple[Reason, ...]]:
@@ -353,6 +374,7 @@ def judge(
 
 def refine(
     pair: PairReader,
+    measurer: AnyMeasurer,
     matrix: FloatArray,
     options: Options,
     rng: np.random.Generator,
@@ -377,7 +399,7 @@ def refine(
     while passes:
         factor, radius = passes.pop(0)
         last = not passes
-        measured = _measure_level(pair, rect, placement, factor, radius, both=True)
+        measured = _measure_level(pair, measurer, rect, placement, factor, radius)
         if measured is None:
             break
         moved = (placement.invert(measured.placed) - measured.xy) / factor
@@ -444,12 +466,11 @@ def _template(rect: classic.Rect, factor: float) -> int:
 
 def _measure_level(
     pair: PairReader,
+    measurer: AnyMeasurer,
     rect: classic.Rect,
     placement: Transform,
     factor: float,
     radius: int,
-    *,
-    both: bool,
 ) -> TiePointRows | None:
     w, h = rect[2:]
     lattice = (max(16, round(h / factor)), max(16, round(w / factor)))
@@ -458,13 +479,13 @@ def _measure_level(
         spacing = max(10, int(np.sqrt(lattice[0] * lattice[1] / KEYPOINTS)))
         rows = classic.tie_points_in(
             pair,
+            measurer,
             rect,
             lattice,
             placement.apply,
             spacing=spacing,
             template=template,
             radius=radius,
-            both=both,
         )
         return rows if len(rows.xy) else None
     tiles = _tiles(rect, factor)
@@ -474,13 +495,13 @@ def _measure_level(
         size = (max(16, round(tile[3] / factor)), max(16, round(tile[2] / factor)))
         return classic.tie_points_in(
             pair,
+            measurer,
             tile,
             size,
             placement.apply,
             spacing=max(24, spacing),
             template=template,
             radius=radius,
-            both=both,
         )
 
     parts = classic.each(one, tiles)
