@@ -95,6 +95,8 @@ class CstfMeasurer:
         places = torch.from_numpy(anchors)[None]
         found = correlation_maps(maps[0], maps[1], maps[2], maps[3], places, radius=radius)
         known = found.known[0].numpy()
+        if not known.any():
+            return Displacements.none()
         scores = found.scores[:, found.known[0]]
         chunks = torch.split(scores, CHUNK, dim=1)
         logits = torch.cat([self.model.head(part) for part in chunks], dim=1)[0]

@@ -70,7 +70,7 @@ class Motions:
     rotation_deg: float = 5.0
     scale: float = 0.05
     bend_px: float = 2.0
-    zoom: tuple[float, float] = (0.7, 1.8)
+    zoom: tuple[float, float] = (0.7, 3.2)
     unrelated: float = 0.1
     holes: float = 0.15
 

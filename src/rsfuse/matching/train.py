@@ -61,6 +61,8 @@ class MatchTrainConfig(TrainSettings):
         window: Side of training windows in pixels, a multiple of the patch.
         radius: Largest displacement that is asked for.
         anchors: Places per pair, half of them at keypoints.
+        zoom_low: Smallest number of image pixels per window pixel.
+        zoom_high: Largest.
         validation: Validation pairs.
         licence: Licences of the data, for the model card.
     """
@@ -85,6 +87,8 @@ class MatchTrainConfig(TrainSettings):
     window: int = pydantic.Field(160, ge=64)
     radius: int = pydantic.Field(10, ge=3)
     anchors: int = pydantic.Field(48, ge=4, multiple_of=2)
+    zoom_low: float = pydantic.Field(0.7, gt=0)
+    zoom_high: float = pydantic.Field(3.2, gt=0)
     validation: int = pydantic.Field(64, ge=4)
     licence: str = "not stated"
 
@@ -138,7 +142,9 @@ class MatchLearner(Learner):
         self.model = model
         self.groups = groups
         self.config = config
-        self.motions = Motions(shift_px=config.radius + 1.0)
+        self.motions = Motions(
+            shift_px=config.radius + 1.0, zoom=(config.zoom_low, config.zoom_high)
+        )
 
     def sample(self, index: int) -> tuple[Any, ...]:
         """A `MatchSample` and the anchors (A, 2) to ask for."""
