@@ -8,12 +8,12 @@ import torch
 from rsfuse.matching.loss import (
     Truth,
     coarse_labels,
-    cross_entropy,
     cycle_loss,
     fine_labels,
     hardest_hinge,
     place_loss,
 )
+from rsfuse.nn.cstf import soft_cross_entropy
 
 
 def truth(patches: list[list[float]], related: list[bool]) -> Truth:
@@ -54,7 +54,7 @@ def test_what_is_not_there_is_no_match(shift: tuple[float, float], related: bool
 
 def test_cross_entropy_of_even_logits_is_the_logarithm_of_their_number() -> None:
     label = torch.tensor([0.25, 0.75, 0.0, 0.0])
-    assert float(cross_entropy(torch.zeros(4), label)) == pytest.approx(math.log(4))
+    assert float(soft_cross_entropy(torch.zeros(4), label)) == pytest.approx(math.log(4))
 
 
 def test_hinge_counts_the_highest_wrong_positions() -> None:

@@ -14,7 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rsfuse.detection.pair import Match, PairFusion, corner_mass
 from rsfuse.nn.backbone import FPN, STRIDES, make_backbone, padded
+from rsfuse.nn.cstf import Fusion
 
 # Share of positives that an untrained cell expects; keeps the first steps calm.
 _PRIOR = 0.01
@@ -32,12 +34,14 @@ class Prediction(NamedTuple):
         phases: (B, N, 4): cos 2t, sin 2t, cos 4t, sin 4t, not normalised.
         fronts: (B, N, 2): x and y of the direction of the front, not normalised; None where the
             network was not made for headings.
+        match: What the matching of two images said; None for one image.
     """
 
     logits: Tensor
     boxes: Tensor
     phases: Tensor
     fronts: Tensor | None = None
+    match: Match | None = None
 
 
 class Cells(NamedTuple):
@@ -126,7 +130,7 @@ class _Tower(nn.Module):
 
 
 class Detector(nn.Module):
-    """An oriented object detector for one image.
+    """An oriented object detector for one image, or for two of the same ground.
 
     Args:
         classes: Number of classes.
@@ -136,6 +140,10 @@ class Detector(nn.Module):
         finest: Finest stride: 8, or 4 for tiny objects.
         depth: Convolutions in each tower of the head.
         heading: Whether it says where the front of an object is.
+        partner_bands: Bands of the second image; 0 for a detector of one image.
+        fusion: How the second image enters, see `nn.cstf`.
+        temporal: Whether the fusion has a temporal step.
+        keypoint_bias: Whether keypoints attract the attention of the fusion.
     """
 
     def __init__(
@@ -147,6 +155,10 @@ class Detector(nn.Module):
         finest: int = 8,
         depth: int = 2,
         heading: bool = False,
+        partner_bands: int = 0,
+        fusion: Fusion = "ca||sca",
+        temporal: bool = True,
+        keypoint_bias: bool = True,
     ) -> None:
         super().__init__()
         self.strides = tuple(s for s in STRIDES if s >= finest)
@@ -156,17 +168,44 @@ class Detector(nn.Module):
         self.pyramid = FPN(self.backbone.channels[skipped:], width)
         self.head = Head(width, classes, len(self.strides), depth, heading)
         self.classes = classes
+        self.partner_bands = partner_bands
+        if partner_bands:
+            self.partner_backbone = make_backbone(backbone, partner_bands)
+            self.partner_pyramid = FPN(self.partner_backbone.channels[skipped:], width)
+            self.pair = PairFusion(
+                width,
+                self.strides,
+                fusion=fusion,
+                temporal=temporal,
+                keypoint_bias=keypoint_bias,
+            )
 
     def features(self, image: Tensor) -> list[Tensor]:
         """(B, bands, H, W), already padded, to pyramid levels (B, width, H/s, W/s)."""
         levels: list[Tensor] = self.pyramid(self.backbone(image)[self.skipped :])
         return levels
 
-    def forward(self, image: Tensor) -> Prediction:
-        """Predictions for an image (B, bands, H, W) of any size, scaled to about 0..1."""
+    def forward(
+        self, image: Tensor, partner: Tensor | None = None, present: Tensor | None = None
+    ) -> Prediction:
+        """Predictions for an image (B, bands, H, W) of any size, scaled to about 0..1.
+
+        Args:
+            image: The reference; boxes are in its frame.
+            partner: (B, partner_bands, H, W) the query, on about the same pixels; None without.
+            present: (B,) whether an image of the batch has a query; all have when None.
+        """
         image = padded(image, self.strides[-1])
         levels = self.features(image)
-        return self.predict(levels)
+        if partner is None or not self.partner_bands:
+            return self.predict(levels)
+        partner = padded(partner, self.strides[-1])
+        if present is None:
+            present = torch.ones(len(image), device=image.device)
+        query = self.partner_pyramid(self.partner_backbone(partner)[self.skipped :])
+        masses = corner_mass(image), corner_mass(partner)
+        levels, match = self.pair(levels, query, masses, present.to(image.dtype))
+        return self.predict(levels)._replace(match=match)
 
     def predict(self, levels: Sequence[Tensor]) -> Prediction:
         """Predictions from the levels of a pyramid."""

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rsfuse.matching.model import Positions, expected_position
+from rsfuse.nn.cstf import mirrored_labels, patch_centres, patch_labels, soft_cross_entropy
 
 SIGMA_PX = 1.0  # of the soft label
 LABEL_RADIUS = 2.5  # cells of the soft label lie this near
@@ -54,17 +55,17 @@ def match_loss(said: Positions, truth: Truth, radius: int) -> dict[str, Tensor]:
     label = fine_labels(truth.shift, truth.related, radius)
     counted = (truth.counted & said.maps.known).float()
     number = counted.sum().clamp(min=1)
-    parts = {"fine": (cross_entropy(said.logits, label) * counted).sum() / number}
+    parts = {"fine": (soft_cross_entropy(said.logits, label) * counted).sum() / number}
     found = (label[..., -1] == 0) & (counted > 0)
     scores = said.maps.scores[:, :, said.maps.scores.shape[2] // 2].flatten(2)
     parts["hinge"] = hardest_hinge(scores[found], label[found][:, :-1])
     parts["place"] = place_loss(said.logits[found][:, :-1], truth.shift[found], radius)
     target = coarse_labels(truth)
     weight = truth.patches_counted.float()
-    back = _mirrored(target, truth)
+    back = mirrored_labels(target)
     parts["coarse"] = 0.5 * (
-        _mean(cross_entropy(said.coarse[0], target), weight)
-        + _mean(cross_entropy(said.coarse[1], back), weight)
+        _mean(soft_cross_entropy(said.coarse[0], target), weight)
+        + _mean(soft_cross_entropy(said.coarse[1], back), weight)
     )
     parts["cycle"] = cycle_loss(said.coarse, truth.grid, truth.patches_related & (weight > 0))
     parts["loss"] = torch.stack([WEIGHTS[name] * part for name, part in parts.items()]).sum()
@@ -89,12 +90,6 @@ def fine_labels(shift: Tensor, related: Tensor, radius: int) -> Tensor:
     inside = related & (shift.abs().amax(dim=-1) <= radius)
     mass = torch.where(inside[..., None], mass / total.clamp(min=1e-12), 0.0)
     return torch.cat([mass, (~inside).to(mass.dtype)[..., None]], dim=-1)
-
-
-def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """(...) cross-entropy of (..., K) logits or log-probabilities with soft labels."""
-    total: Tensor = (label * logits.log_softmax(dim=-1)).sum(dim=-1)
-    return -total
 
 
 def hardest_hinge(scores: Tensor, label: Tensor) -> Tensor:
@@ -122,36 +117,9 @@ def place_loss(logits: Tensor, shift: Tensor, radius: int) -> Tensor:
 
 
 def coarse_labels(truth: Truth) -> Tensor:
-    """(B, n, n + 1): the true patch, spread bilinearly over its neighbours, or "no match"."""
-    rows, columns = truth.grid
-    y, x = torch.meshgrid(
-        torch.arange(rows, device=truth.patches.device),
-        torch.arange(columns, device=truth.patches.device),
-        indexing="ij",
-    )
-    home = torch.stack([x, y], dim=-1).reshape(1, -1, 2)
-    place = home + truth.patches / truth.patch
-    size = torch.tensor([columns, rows], device=place.device)
-    label = torch.zeros(*place.shape[:2], rows * columns + 1, device=place.device)
-    low = place.floor()
-    for dx in (0, 1):
-        for dy in (0, 1):
-            cell = low + torch.tensor([dx, dy], device=place.device)
-            share = (1 - (place - cell).abs()).clamp(min=0).prod(dim=-1)
-            inside = ((cell >= 0) & (cell < size)).all(dim=-1)
-            index = (cell[..., 1] * columns + cell[..., 0]).long()
-            index = torch.where(inside & truth.patches_related, index, rows * columns)
-            label.scatter_add_(2, index[..., None], share[..., None])
-    return label
-
-
-def _mirrored(label: Tensor, truth: Truth) -> Tensor:
-    """Labels of the query's patches: the transposed matrix; what nobody claims has no match."""
-    back = label[..., :-1].transpose(1, 2)
-    total = back.sum(dim=-1, keepdim=True)
-    claimed = total > 0.3
-    back = torch.where(claimed, back / total.clamp(min=1e-6), 0.0)
-    return torch.cat([back, (~claimed).to(back.dtype)], dim=-1)
+    """(B, n, n + 1) labels of the patches, see `patch_labels`."""
+    place = patch_centres(truth.grid).to(truth.patches) + truth.patches / truth.patch
+    return patch_labels(place, truth.patches_related, truth.grid)
 
 
 def cycle_loss(coarse: tuple[Tensor, Tensor], grid: tuple[int, int], counted: Tensor) -> Tensor:
@@ -163,8 +131,7 @@ def cycle_loss(coarse: tuple[Tensor, Tensor], grid: tuple[int, int], counted: Te
         counted: (B, n).
     """
     there, back = (c[..., :-1].softmax(dim=-1) for c in coarse)
-    index = torch.arange(grid[0] * grid[1], device=there.device)
-    home = torch.stack([index % grid[1], index // grid[1]], dim=-1).to(there.dtype)
+    home = patch_centres(grid).to(there)
     returned = there @ (back @ home)
     gap = F.smooth_l1_loss(returned, home.expand_as(returned), reduction="none").sum(dim=-1)
     return _mean(gap, counted.to(gap.dtype))

@@ -41,6 +41,9 @@ FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 # Keeps the logarithm of a keypoint mass finite where there is no keypoint.
 _MASS_FLOOR = 0.05
 
+# Share of a patch that others must claim before it has a counterpart.
+CLAIMED = 0.3
+
 
 class Fused(NamedTuple):
     """Tokens after the exchange.
@@ -280,6 +283,50 @@ class CoarseMatcher(nn.Module):
     def _classified(self, scores: Tensor) -> Tensor:
         dustbin = self.no_match.expand(*scores.shape[:-1], 1)
         return torch.cat([scores, dustbin], dim=-1).log_softmax(dim=-1)
+
+
+def patch_centres(grid: tuple[int, int]) -> Tensor:
+    """(n, 2) column and row of the patches of a grid."""
+    index = torch.arange(grid[0] * grid[1])
+    return torch.stack([index % grid[1], index // grid[1]], dim=-1)
+
+
+def patch_labels(place: Tensor, related: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, n, n + 1): the true patch, spread bilinearly over its neighbours, or "no match".
+
+    Args:
+        place: (B, n, 2) where each patch of one image lies in the other, columns and rows.
+        related: (B, n) whether it is there at all; so are the shares that fall outside.
+        grid: Rows and columns.
+    """
+    rows, columns = grid
+    size = torch.tensor([columns, rows], device=place.device)
+    label = torch.zeros(*place.shape[:2], rows * columns + 1, device=place.device)
+    low = place.floor()
+    for dx in (0, 1):
+        for dy in (0, 1):
+            cell = low + torch.tensor([dx, dy], device=place.device)
+            share = (1 - (place - cell).abs()).clamp(min=0).prod(dim=-1)
+            inside = ((cell >= 0) & (cell < size)).all(dim=-1) & related
+            index = (cell[..., 1] * columns + cell[..., 0]).long()
+            index = torch.where(inside, index, rows * columns)
+            label.scatter_add_(2, index[..., None], share[..., None])
+    return label
+
+
+def mirrored_labels(label: Tensor) -> Tensor:
+    """Labels of the other direction: the transposed matrix; what nobody claims has no match."""
+    back = label[..., :-1].transpose(1, 2)
+    total = back.sum(dim=-1, keepdim=True)
+    claimed = total > CLAIMED
+    back = torch.where(claimed, back / total.clamp(min=1e-6), 0.0)
+    return torch.cat([back, (~claimed).to(back.dtype)], dim=-1)
+
+
+def soft_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """(...) cross-entropy of (..., K) logits or log-probabilities with soft labels."""
+    total: Tensor = (label * logits.log_softmax(dim=-1)).sum(dim=-1)
+    return -total
 
 
 def parts_of(fusion: Fusion) -> frozenset[str]:
