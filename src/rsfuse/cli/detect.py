@@ -59,6 +59,12 @@ def detect(
     bands: Annotated[
         str | None, typer.Option("--bands", help="Bands to use, such as red,green,blue or 3,2,1.")
     ] = None,
+    partner: Annotated[
+        Path | None,
+        typer.Option(
+            "--with", help="Second image of the scene, for a model of pairs.", metavar="QUERY"
+        ),
+    ] = None,
     aoi: Annotated[
         Path | None, typer.Option("--aoi", help="Area of interest: a raster (not 0) or polygons.")
     ] = None,
@@ -91,8 +97,24 @@ def detect(
         )
     wanted = None if classes is None else tuple(part.strip() for part in classes.split(","))
     job = DetectJob(
-        model, score, wanted, nms, band_list(bands), aoi, device, tile or 1024, memory, workers
+        model,
+        score,
+        wanted,
+        nms,
+        band_list(bands),
+        aoi,
+        device,
+        tile or 1024,
+        memory,
+        workers,
+        partner,
     )
+    if partner is not None and len(scenes) > 1:
+        raise InputError(
+            f"--with and {len(scenes)} scenes",
+            "a second image goes with one scene",
+            "run them one by one",
+        )
     detector = job.detector()
     if wanted is not None:
         _check_classes(wanted, detector.classes)

@@ -155,3 +155,10 @@ def other_light(
     gain = math.exp(jitter.gain * rng.standard_normal())
     offset = jitter.offset * rng.standard_normal()
     return (image * np.float32(gain) + np.float32(offset)).astype(np.float32)
+
+
+def darkened(image: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """The image (scaled to about 0..1) by night: a hundredth to a tenth of the light, and noise."""
+    light = math.exp(rng.uniform(math.log(0.01), math.log(0.1)))
+    noise = rng.uniform(0.01, 0.03) * rng.standard_normal(image.shape)
+    return np.asarray(image * light + noise, np.float32)

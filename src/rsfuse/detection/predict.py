@@ -72,6 +72,7 @@ def select(
 def detect_tile(
     model: nn.Module,
     image: torch.Tensor,
+    partner: torch.Tensor | None = None,
     *,
     score: float = 0.05,
     nms: float = 0.1,
@@ -82,18 +83,20 @@ def detect_tile(
     Args:
         model: A `Detector`, in evaluation mode.
         image: (C, h, w) of any size, scaled as the network wants it, on the network's device.
+        partner: (P, h, w) a second image of the same ground; None without.
         score: Lowest score.
         nms: Largest IoU of two boxes of a class.
         max_candidates: Most cells that are compared.
     """
     with torch.inference_mode():
-        prediction = model(image[None])
+        prediction = model(image[None], *([] if partner is None else [partner[None]]))
     return boxes_of(prediction, least=score, nms=nms, candidates=max_candidates)[0]
 
 
 def detect_array(
     model: nn.Module,
     image: torch.Tensor,
+    partner: torch.Tensor | None = None,
     *,
     score: float = 0.05,
     nms: float = 0.1,
@@ -108,6 +111,7 @@ def detect_array(
     Args:
         model: A `Detector`, in evaluation mode.
         image: (C, h, w).
+        partner: (P, h, w) a second image on the same pixels; None without.
         score: Lowest score.
         nms: Largest IoU of two boxes of a class.
         tile: Side of a tile.
@@ -117,8 +121,9 @@ def detect_array(
     parts = []
     for y, low_y, high_y in _stretches(h, tile, overlap):
         for x, low_x, high_x in _stretches(w, tile, overlap):
-            part = image[:, y : y + tile, x : x + tile]
-            boxes, scores, labels = detect_tile(model, part, score=score, nms=nms)
+            part = np.s_[:, y : y + tile, x : x + tile]
+            second = None if partner is None else partner[part]
+            boxes, scores, labels = detect_tile(model, image[part], second, score=score, nms=nms)
             boxes = boxes + np.array([x, y, 0, 0, 0])
             mine = (boxes[:, 0] >= low_x) & (boxes[:, 0] < high_x)
             mine &= (boxes[:, 1] >= low_y) & (boxes[:, 1] < high_y)
@@ -156,6 +161,7 @@ class NetworkDetector:
         score: float = 0.3,
         nms: float = 0.1,
         device: str | torch.device = "cpu",
+        partner: InputInfo | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
@@ -165,6 +171,7 @@ class NetworkDetector:
         self.score, self.nms = score, nms
         self._low = np.asarray(info.low, np.float32)[:, None, None]
         self._range = np.asarray(info.high, np.float32)[:, None, None] - self._low
+        self.partner = partner
 
     @classmethod
     def load(
@@ -181,7 +188,10 @@ class NetworkDetector:
         bundle.load_into(model)
         names = [item.name for item in card.classes]
         nms = float(card.extra.get("nms", 0.1)) if nms is None else nms
-        return cls(model, card.inputs[0], names, score=score, nms=nms, device=device)
+        partner = card.inputs[1] if len(card.inputs) > 1 else None
+        return cls(
+            model, card.inputs[0], names, score=score, nms=nms, device=device, partner=partner
+        )
 
     def scaled(self, image: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
         """Values as the network wants them; invalid pixels are 0."""
@@ -189,10 +199,24 @@ class NetworkDetector:
         out[:, ~valid] = 0.0
         return out
 
+    def scaled_partner(self, image: npt.NDArray[Any], info: InputInfo) -> npt.NDArray[Any]:
+        """Values of a second image as the network wants them; NaN becomes 0."""
+        low = np.asarray(info.low, np.float32)[:, None, None]
+        high = np.asarray(info.high, np.float32)[:, None, None]
+        return np.nan_to_num((image.astype(np.float32) - low) / (high - low))
+
     def __call__(
-        self, image: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], partner: Any = None
+        self,
+        image: npt.NDArray[np.float32],
+        valid: npt.NDArray[np.bool_],
+        partner: npt.NDArray[np.float32] | None = None,
     ) -> Boxes:
         """Boxes, scores and labels in an image (C, h, w) in the numbers of its file.
+
+        Args:
+            image: (C, h, w).
+            valid: (h, w).
+            partner: (P, h, w) a second image on the same pixels, NaN where unknown; None without.
 
         Raises:
             InputError: Another number of bands.
@@ -204,6 +228,10 @@ class NetworkDetector:
                 "choose the bands of the scene with --bands",
             )
         batch = torch.from_numpy(self.scaled(image, valid))[None].to(self.device)
+        inputs = [batch]
+        if partner is not None and self.partner is not None:
+            second = self.scaled_partner(partner, self.partner)
+            inputs.append(torch.from_numpy(second)[None].to(self.device))
         with torch.inference_mode():
-            prediction = self.model(batch)
+            prediction = self.model(*inputs)
         return boxes_of(prediction, least=self.score, nms=self.nms)[0]

@@ -14,7 +14,8 @@ from rsfuse.detection.results import Detections
 from rsfuse.detection.scene import Found, SceneLattice, clear_spool, detect_scene, plan_scene
 from rsfuse.engine.bundle import Bundle, load_bundle
 from rsfuse.engine.device import choose_device
-from rsfuse.errors import BandError
+from rsfuse.errors import BandError, InputError
+from rsfuse.geo.grid import Points, pixel_mapping
 from rsfuse.geo.picture import describe_input
 from rsfuse.geo.raster import RasterSource, area_of, open_raster
 from rsfuse.geo.tiles import TilePlan
@@ -42,6 +43,7 @@ class DetectJob:
         tile: Side of a tile in pixels of the model.
         memory: Most bytes to use; tiles get smaller to stay below.
         workers: Tiles at once.
+        partner: A second image of the scene, for a model that takes two.
     """
 
     model: Bundle | str | Path
@@ -54,6 +56,7 @@ class DetectJob:
     tile: int = 1024
     memory: int | None = None
     workers: int = 1
+    partner: str | Path | None = None
 
     @property
     def bundle(self) -> Bundle:
@@ -81,6 +84,40 @@ class DetectJob:
                 "choose them with --bands",
             )
         return source
+
+    def open_partner(
+        self, source: RasterSource, detector: NetworkDetector
+    ) -> tuple[RasterSource | None, Callable[[Points], Points] | None]:
+        """The second image, and where pixels of the scene lie in it.
+
+        Raises:
+            InputError: The model takes one image, or nothing says how the two lie.
+            BandError: It has another number of bands.
+        """
+        if self.partner is None:
+            return None, None
+        if detector.partner is None:
+            raise InputError(
+                f"the model {self.bundle.card.name} takes one image",
+                "a second one is of use to a model that was trained on pairs",
+                "leave out --with, or train one with partner = ... in its settings",
+            )
+        partner = open_raster(self.partner)
+        if len(partner.bands) != len(detector.partner.bands):
+            raise BandError(
+                f"{partner.name} has {len(partner.bands)} bands",
+                f"the model takes {len(detector.partner.bands)} of its second image",
+                "give an image of the sensor that it was trained with",
+            )
+        if source.is_georeferenced and partner.is_georeferenced:
+            return partner, pixel_mapping(source.geobox, partner.geobox)
+        if source.shape != partner.shape:
+            raise InputError(
+                f"{source.name} and {partner.name} have no common georeference",
+                "two images without one must have the same size",
+                "register them first: rsfuse match SCENE QUERY -o DIR",
+            )
+        return partner, None
 
     def plan(
         self, source: RasterSource, detector: NetworkDetector
@@ -143,6 +180,7 @@ def find(
     def look(image: Any, valid: Any, partner: Any) -> Found:
         return Found(*detector(image, valid, partner))
 
+    partner, partner_mapping = job.open_partner(source, detector)
     with ExitStack() as stack:
         if spool is None:
             spool = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "boxes.jsonl"
@@ -152,9 +190,12 @@ def find(
             spool,
             plan=plan,
             lattice=lattice,
+            partner=partner,
+            partner_mapping=partner_mapping,
             area=None if job.aoi is None else area_of(job.aoi, source),
             nms=detector.nms,
-            run_key=f"{job.bundle.card.files} {job.score} {detector.nms} {job.aoi}",
+            run_key=f"{job.bundle.card.files} {job.score} {detector.nms} {job.aoi}"
+            + ("" if partner is None else f" {partner.fingerprint}"),
             workers=job.workers,
             progress=progress,
         )
@@ -221,6 +262,7 @@ def run_scene(
             "tile": plan.tile,
             "halo": plan.halo,
             "aoi": None if job.aoi is None else str(job.aoi),
+            "with": None if job.partner is None else str(job.partner),
         },
         status="ok",
         result={"objects": len(found), "classes": numbers},

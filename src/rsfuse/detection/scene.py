@@ -115,7 +115,7 @@ class SceneLattice:
         mapping: Callable[[Points], Points] | None,
         window: Window,
     ) -> Image | None:
-        """A second image on the pixels of a window; None where it has none there."""
+        """A second image on the pixels of a window, NaN where unknown; None if all of it is."""
         to_scene = self._to_scene(window)
 
         def place(points: Points) -> Points:
@@ -123,7 +123,9 @@ class SceneLattice:
             return at if mapping is None else mapping(at)
 
         raster = read_mapped(partner, window.shape, place, resampling="bilinear")
-        return raster.data if raster.valid.any() else None
+        if not raster.valid.any():
+            return None
+        return np.where(raster.valid, raster.data, np.float32(np.nan))
 
     def _to_scene(self, window: Window) -> Callable[[Points], Points]:
         corner = np.array([window.x, window.y], np.float64)

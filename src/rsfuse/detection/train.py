@@ -12,12 +12,21 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from rsfuse.detection.augment import Jitter
-from rsfuse.detection.loss import Targets, detection_loss
+from rsfuse.detection.augment import Jitter, darkened
+from rsfuse.detection.loss import Targets, detection_loss, pair_loss
 from rsfuse.detection.metrics import PROTOCOLS, Answers, Truth, average_precision
 from rsfuse.detection.model import Cells, Detector
+from rsfuse.detection.pair import PATCH
 from rsfuse.detection.predict import detect_array
-from rsfuse.detection.views import TrainImage, load_images, mosaic, window_view
+from rsfuse.detection.views import (
+    PairJitter,
+    PartnerView,
+    TrainImage,
+    load_images,
+    mosaic,
+    partner_view,
+    window_view,
+)
 from rsfuse.engine.bundle import Bundle, BundleCard, ClassInfo, InputInfo, load_bundle, save_bundle
 from rsfuse.engine.config import TrainSettings
 from rsfuse.engine.fit import Progress, fit
@@ -25,10 +34,14 @@ from rsfuse.engine.learner import Learner
 from rsfuse.engine.seeds import seeded
 from rsfuse.errors import InputError
 from rsfuse.nn.backbone import load_backbone
+from rsfuse.nn.cstf import Fusion
 from rsfuse.ops.boxes import corners_of
 from rsfuse.runs import write_json
 
 log = logging.getLogger(__name__)
+
+# Weight of the coarse matching in a training with pairs.
+PAIR_WEIGHT = 0.5
 
 # The Gaussian term of the loss fades out over this share of the steps.
 _FADED = 0.5
@@ -66,6 +79,13 @@ class DetectTrainConfig(TrainSettings):
             overlap (ships), larger where they stand close (people). Part of the model.
         validation_images: At most so many images are validated on; 0 takes all.
         heading: Learn where the front of an object is, where the labels say it.
+        partner: The second image of each scene, for example "thermal"; none when empty.
+        partner_low: Value of the second image that becomes 0.
+        partner_high: Value of it that becomes 1.
+        night: Chance that the first image is dark and noisy.
+        fusion: How the second image enters, see `Detector`.
+        temporal: See `Detector`.
+        keypoint_bias: See `Detector`.
         memory_mb: Megabytes of decoded images in memory; the others lie in the run folder.
         gsd_m: Ground sampling distance of the images; 0 where it varies or is unknown.
         licence: Licence of the data, for the model card.
@@ -95,6 +115,13 @@ class DetectTrainConfig(TrainSettings):
     nms: float = pydantic.Field(0.1, ge=0, le=1)
     validation_images: int = pydantic.Field(0, ge=0)
     heading: bool = False
+    partner: str = ""
+    partner_low: tuple[float, ...] = (0.0,)
+    partner_high: tuple[float, ...] = (255.0,)
+    night: float = pydantic.Field(0.0, ge=0, le=1)
+    fusion: Fusion = "ca||sca"
+    temporal: bool = True
+    keypoint_bias: bool = True
     memory_mb: int = pydantic.Field(8192, ge=0)
     gsd_m: float = pydantic.Field(0.0, ge=0)
     licence: str = "not stated"
@@ -103,6 +130,8 @@ class DetectTrainConfig(TrainSettings):
     def _quarters_fit(self) -> "DetectTrainConfig":
         if self.mosaic and self.window % 2:
             raise ValueError(f"a mosaic of quarters needs an even window, not {self.window}")
+        if self.partner and (self.mosaic or self.window % PATCH):
+            raise ValueError(f"pairs need mosaic = 0 and a window of whole {PATCH} pixels")
         return self
 
     @property
@@ -134,13 +163,22 @@ class DetectLearner(Learner):
         self._cells: Cells = model.cells(config.window, config.window)
         self._low = np.asarray(config.low, np.float32)[:, None, None]
         self._range = np.asarray(config.high, np.float32)[:, None, None] - self._low
+        self._partner_low = np.asarray(config.partner_low, np.float32)[:, None, None]
+        self._partner_range = (
+            np.asarray(config.partner_high, np.float32)[:, None, None] - self._partner_low
+        )
+
+    def scaled_partner(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Values of the second image as the network wants them."""
+        scaled = (pixels.astype(np.float32) - self._partner_low) / self._partner_range
+        return scaled.astype(np.float32)
 
     def scaled(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Values as the network wants them."""
         return ((pixels.astype(np.float32) - self._low) / self._range).astype(np.float32)
 
-    def sample(self, index: int) -> tuple[Tensor, Targets]:
-        """A window (C, s, s) and its objects."""
+    def sample(self, index: int) -> tuple[Tensor, Targets, PartnerView | None]:
+        """A window (C, s, s), its objects, and its second image where the training has pairs."""
         rng = np.random.default_rng((self.config.seed, index))
         config = self.config
         whole = index >= _WHOLE_FROM * config.steps * config.batch
@@ -151,27 +189,56 @@ class DetectLearner(Learner):
         for _ in range(parts):
             image = self.images[int(rng.choice(len(self.images), p=self._odds))]
             views.append(window_view(image, size, rng, config.jitter, self.scaled))
-        return (mosaic(views) if parts > 1 else views[0]).tensors()
+        view = mosaic(views) if parts > 1 else views[0]
+        pixels, targets = view.tensors()
+        if config.night and rng.random() < config.night:
+            pixels = torch.from_numpy(darkened(view.pixels, rng))
+        if not config.partner:
+            return pixels, targets, None
+        other = self.images[int(rng.integers(len(self.images)))]
+        light = (config.jitter, self.scaled_partner)
+        return pixels, targets, partner_view(view, image, other, rng, PairJitter(), *light)
 
-    def collate(self, samples: list[Any]) -> tuple[Tensor, list[Targets]]:
-        """Images stacked, objects in a list."""
-        images = torch.stack([image for image, _ in samples])
-        return images.contiguous(memory_format=torch.channels_last), [t for _, t in samples]
+    def collate(self, samples: list[Any]) -> tuple[Any, ...]:
+        """Images stacked, objects in a list; with pairs: partner, present, related, shift."""
+        stacked = torch.stack([image for image, *_ in samples])
+        images = stacked.contiguous(memory_format=torch.channels_last)
+        targets = [t for _, t, _ in samples]
+        if samples[0][2] is None:
+            return images, targets
+        pairs: list[Tensor] = torch.utils.data.default_collate([p for *_, p in samples])
+        return images, targets, *(part.float() for part in pairs)
 
     def loss(self, model: nn.Module, batch: Any, step: int) -> Mapping[str, Tensor]:
         """The detection loss; its Gaussian term fades out."""
-        images, targets = batch
+        images, targets, *pair = batch
         cells = self._cells.to(images.device)
         faded = max(0.0, 1.0 - step / (_FADED * self.config.steps))
-        return detection_loss(model(images), targets, cells, gaussian=faded)
+        if not pair:
+            return detection_loss(model(images), targets, cells, gaussian=faded)
+        partner, present, related, shift = pair
+        said = model(images, partner, present)
+        parts = detection_loss(said, targets, cells, gaussian=faded)
+        parts["match"] = pair_loss(said.match, shift, related, present)
+        parts["loss"] = parts["loss"] + PAIR_WEIGHT * parts["match"]
+        return parts
 
     def validate(self, model: nn.Module, device: torch.device) -> Mapping[str, float]:
         """mAP50 and mAP75 (VOC12, difficult ignored) on the validation images."""
         limit = self.config.validation_images or len(self.validation)
         step = max(1, len(self.validation) // limit)
         chosen = self.validation[::step]
-        nms = self.config.nms
-        scores = score(model, chosen, self.classes, self.scaled, device, nms=nms)
+        config = self.config
+        scores = score(
+            model,
+            chosen,
+            self.classes,
+            self.scaled,
+            device,
+            nms=config.nms,
+            scaled_partner=self.scaled_partner if config.partner else None,
+            night=config.night > 0,
+        )
         return {
             "map50": scores["map50"],
             "map75": scores["map75"],
@@ -204,12 +271,33 @@ def score(
     protocol: str = "voc12",
     least: float = 0.01,
     nms: float = 0.1,
+    scaled_partner: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]] | None = None,
+    night: bool = False,
 ) -> dict[str, Any]:
-    """Scores of a network on whole images."""
+    """Scores of a network on whole images.
+
+    Args:
+        model: The network.
+        images: With their objects.
+        classes: Names.
+        scaled: Values as the network wants them.
+        device: Where it lies.
+        protocol: One of `PROTOCOLS`.
+        least: Lowest score.
+        nms: Largest overlap of two boxes of a class.
+        scaled_partner: Values of the second images; None to leave them out.
+        night: Darken every second image, always the same way.
+    """
     answers: list[tuple[int, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]] = []
     for i, image in enumerate(images):
-        pixels = torch.from_numpy(scaled(image.pixels)).to(device)
-        boxes, values, labels = detect_array(model, pixels, score=least, nms=nms)
+        seen = scaled(image.pixels)
+        if night and i % 2:
+            seen = darkened(seen, np.random.default_rng(i))
+        partner = None
+        if scaled_partner is not None and image.partner is not None:
+            partner = torch.from_numpy(scaled_partner(image.partner)).to(device)
+        pixels = torch.from_numpy(seen).to(device)
+        boxes, values, labels = detect_array(model, pixels, partner, score=least, nms=nms)
         answers.append((i, corners_of(boxes), values, labels))
     found = Answers(
         np.concatenate([np.full(len(v), i) for i, _, v, _ in answers]).astype(np.int64),
@@ -269,6 +357,10 @@ def train(
             data = source.read().data
             return data.astype(source.dtype) if source.dtype in ("uint8", "uint16") else data
 
+    def read_whole(path: Path) -> npt.NDArray[Any]:
+        with open_raster(path) as source:
+            return source.read().data
+
     parts = {
         name: read_dataset(
             Path(config.data),
@@ -276,6 +368,7 @@ def train(
             split=split,
             classes=config.classes or None,
             ignored=config.ignored,
+            partner=config.partner,
         )
         for name, split in (
             ("train", config.train_split), ("validation", config.validation_split),
@@ -288,6 +381,7 @@ def train(
             read,
             most_bytes=config.memory_mb * 1_000_000 // 2,
             spill=folder / "pixels" / ("_".join(map(str, config.bands)) or "all"),
+            read_partner=read_whole if config.partner else None,
         )
         for name, part in parts.items()
     }
@@ -307,18 +401,32 @@ def train(
         "finest": config.finest,
         "heading": config.heading,
     }
+    if config.partner:
+        arguments |= {
+            "partner_bands": len(config.partner_low),
+            "fusion": config.fusion,
+            "temporal": config.temporal,
+            "keypoint_bias": config.keypoint_bias,
+        }
     with seeded(config.seed):
         model = Detector(**arguments)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.weights:
         load_backbone(model.backbone, _published(Path(config.weights)))
     if config.start:
-        load_bundle(config.start, "detect").load_into(model)
+        start_from(model, load_bundle(config.start, "detect"))
     learner = DetectLearner(model, images["train"], images["validation"], classes, config)
     result = fit(learner, config, folder, resume=resume, progress=progress)
     model.cpu()
     scores = score(
-        model, images["validation"], classes, learner.scaled, torch.device("cpu"), nms=config.nms
+        model,
+        images["validation"],
+        classes,
+        learner.scaled,
+        torch.device("cpu"),
+        nms=config.nms,
+        scaled_partner=learner.scaled_partner if config.partner else None,
+        night=config.night > 0,
     )
     write_json(folder / "scores.json", scores)
     bands = tuple(str(b) for b in config.bands) or tuple(
@@ -338,6 +446,7 @@ def train(
                 high=config.high * (spread if len(config.high) == 1 else 1),
                 gsd_m=config.gsd_m or None,
             ),
+            *partner_input(config),
         ),
         classes=tuple(
             ClassInfo(name=name, color=COLORS[i % len(COLORS)]) for i, name in enumerate(classes)
@@ -358,6 +467,33 @@ def train(
     readme = model_card(card, len(images["train"]), len(images["validation"]))
     bundle = save_bundle(folder / "bundle", card, model.state_dict(), readme=readme)
     return Outcome(bundle, scores)
+
+
+def partner_input(config: DetectTrainConfig) -> tuple[InputInfo, ...]:
+    """The second image as the card describes it."""
+    if not config.partner:
+        return ()
+    bands = tuple(f"{config.partner} {i + 1}" for i in range(len(config.partner_low)))
+    return (
+        InputInfo(
+            name="partner", bands=bands, low=config.partner_low, high=config.partner_high,
+            gsd_m=config.gsd_m or None,
+        ),
+    )  # fmt: skip
+
+
+def start_from(model: Detector, bundle: Bundle) -> None:
+    """Weights of a bundle; those of a detector of one image serve a detector of two as well.
+
+    Raises:
+        InputError: They are of another architecture.
+    """
+    if not model.partner_bands or bundle.card.arguments.get("partner_bands"):
+        bundle.load_into(model)
+        return
+    plain = Detector(**bundle.card.arguments)
+    bundle.load_into(plain)
+    model.load_state_dict({**model.state_dict(), **plain.state_dict()})
 
 
 # Colours of the classes on pages, bright enough for grey and green ground.

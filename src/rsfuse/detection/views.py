@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ from rsfuse.detection.augment import (
 )
 from rsfuse.detection.data import Sample
 from rsfuse.detection.loss import Targets
+from rsfuse.detection.pair import PATCH
+from rsfuse.errors import InputError
 from rsfuse.ops.boxes import from_corners
 from rsfuse.runs import atomic_path
 
@@ -46,6 +48,7 @@ class TrainImage:
         labels: (N,).
         difficult: (N,).
         headings: (N,) radians, NaN where unknown; None where the data set has none.
+        partner: (P, h, w) a second image on the same pixels; None without.
     """
 
     pixels: npt.NDArray[Any]
@@ -53,6 +56,7 @@ class TrainImage:
     labels: npt.NDArray[np.int64]
     difficult: npt.NDArray[np.int64]
     headings: Floats | None = None
+    partner: npt.NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,7 @@ class View:
         learned: (N,) whether the object is learned.
         ignored: (N,) whether it is neither right nor wrong to find it.
         headings: (N,) radians, NaN where unknown.
+        matrix: (2, 3) pixels of the view -> pixels of the image; None of a mosaic.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -74,6 +79,7 @@ class View:
     learned: npt.NDArray[np.bool_]
     ignored: npt.NDArray[np.bool_]
     headings: Floats
+    matrix: Floats | None = None
 
     def tensors(self) -> tuple[Tensor, Targets]:
         """The image and its targets."""
@@ -99,7 +105,104 @@ def window_view(
     ignored = (share > IGNORED_SHARE) & ~learned
     given = image.headings
     headings = np.full(len(corners), np.nan) if given is None else turned(given, matrix)
-    return View(pixels, corners, image.labels, learned, ignored, headings)
+    return View(pixels, corners, image.labels, learned, ignored, headings, matrix)
+
+
+@dataclass(frozen=True)
+class PairJitter:
+    """How the second image of a view varies.
+
+    Attributes:
+        absent: Chance that there is none.
+        unrelated: Chance that it shows other ground.
+        displaced: Chance that it does not lie exactly on the first.
+        shift_px: Largest shift then.
+        rotation: Largest rotation then, radians.
+        scale: Largest change of scale then, as a share.
+        night: Chance that the first image is dark and noisy.
+    """
+
+    absent: float = 0.15
+    unrelated: float = 0.15
+    displaced: float = 0.5
+    shift_px: float = 24.0
+    rotation: float = 0.05
+    scale: float = 0.03
+    night: float = 0.5
+
+
+class PartnerView(NamedTuple):
+    """The second image of a view.
+
+    Attributes:
+        pixels: (P, s, s), scaled for the network; 0 where absent.
+        present: Whether there is one.
+        related: Whether it shows the same ground.
+        shift: (2, g, g) where the ground of each patch of the view lies in it, pixels.
+    """
+
+    pixels: npt.NDArray[np.float32]
+    present: bool
+    related: bool
+    shift: npt.NDArray[np.float32]
+
+
+def partner_view(
+    view: View,
+    image: TrainImage,
+    other: TrainImage,
+    rng: np.random.Generator,
+    jitter: PairJitter,
+    light: Jitter,
+    scale: Scale,
+) -> PartnerView:
+    """The second image as it goes with a view.
+
+    Args:
+        view: Of the first image.
+        image: What it is a view of, with a partner.
+        other: An image whose partner shows other ground.
+        rng: Random numbers.
+        jitter: How it varies.
+        light: How its values vary.
+        scale: Values as the network wants them.
+    """
+    size = view.pixels.shape[1]
+    kind = rng.random()
+    present = kind >= jitter.absent
+    related = kind >= jitter.absent + jitter.unrelated
+    motion = _motion(rng, size, jitter) if rng.random() < jitter.displaced else np.eye(3)
+    source = image if related else other
+    if source.partner is None or view.matrix is None:
+        raise InputError(
+            "an image has no partner", "every image of a pair training needs one", "check the data"
+        )
+    if related:
+        matrix = view.matrix @ motion
+    else:
+        matrix = random_window(rng, size, source.partner.shape[1:], np.zeros((0, 2)), light)
+    pixels = other_light(scale(cut(source.partner, matrix, size)), rng, light)
+    if not present:
+        pixels = np.zeros_like(pixels)
+    axis = np.arange(size // PATCH) * float(PATCH) + PATCH / 2
+    centres = np.stack([*np.meshgrid(axis, axis), np.ones((len(axis), len(axis)))])
+    there = np.einsum("ij,jyx->iyx", np.linalg.inv(motion)[:2], centres)
+    return PartnerView(
+        pixels, present, related and present, (there - centres[:2]).astype(np.float32)
+    )
+
+
+def _motion(rng: np.random.Generator, size: int, jitter: PairJitter) -> Floats:
+    """(3, 3) from pixels of the second view to those of the first."""
+    angle = rng.uniform(-1, 1) * jitter.rotation
+    scale = 1 + rng.uniform(-1, 1) * jitter.scale
+    c, s = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array([[c, -s], [s, c]])
+    middle = np.full(2, size / 2)
+    motion = np.eye(3)
+    motion[:2, :2] = linear
+    motion[:2, 2] = middle - linear @ middle + rng.uniform(-1, 1, 2) * jitter.shift_px
+    return motion
 
 
 def mosaic(views: Sequence[View]) -> View:
@@ -127,6 +230,7 @@ def load_images(
     *,
     most_bytes: int | None = None,
     spill: Path | None = None,
+    read_partner: ReadImage | None = None,
 ) -> list[TrainImage]:
     """The images of samples that have one.
 
@@ -136,6 +240,7 @@ def load_images(
         most_bytes: Pixels that are kept in memory; no limit when None.
         spill: Folder for the pixels of the others, as .npy files; those that are there already are
             used again. One folder for each way of reading.
+        read_partner: Gives the pixels of a second image; None where it is not wanted.
     """
     images = []
     used = 0
@@ -149,7 +254,16 @@ def load_images(
             pixels = _mapped(sample.image, read, spill)
         found = sample.objects
         images.append(
-            TrainImage(pixels, found.corners, found.labels, found.difficult, found.headings)
+            TrainImage(
+                pixels,
+                found.corners,
+                found.labels,
+                found.difficult,
+                found.headings,
+                None
+                if read_partner is None or sample.partner is None
+                else read_partner(sample.partner),
+            )
         )
     return images
 

@@ -14,6 +14,10 @@ FORMATS = {
 }
 
 
+# Formats with several images of each scene.
+SEVERAL_IMAGES = ("simulated",)
+
+
 def read_dataset(
     path: str | Path,
     *,
@@ -21,6 +25,8 @@ def read_dataset(
     split: str | None = None,
     classes: Sequence[str] | None = None,
     ignored: Sequence[str] = (),
+    image: str = "",
+    partner: str = "",
 ) -> Dataset:
     """Read a data set.
 
@@ -30,6 +36,8 @@ def read_dataset(
         split: A part of it, for example "train".
         classes: Names in the order of the labels.
         ignored: Classes whose objects become difficult.
+        image: Which image of each scene, where a format has several.
+        partner: The second image of each scene, where a format has several.
 
     Raises:
         InputError: Unknown format, or a damaged data set.
@@ -42,8 +50,15 @@ def read_dataset(
         raise InputError(
             f"format {name!r} is unknown", f"known are {', '.join(FORMATS)}", "choose one of them"
         )
+    several = {key: value for key, value in (("image", image), ("partner", partner)) if value}
+    if several and name not in SEVERAL_IMAGES:
+        raise InputError(
+            f"the format {name} has one image per scene",
+            f"{' and '.join(several)} can be chosen for {', '.join(SEVERAL_IMAGES)}",
+            "leave it out",
+        )
     found: Dataset = import_module(FORMATS[name]).read(
-        path, split=split, classes=classes, ignored=ignored
+        path, split=split, classes=classes, ignored=ignored, **several
     )
     return found
 
