@@ -367,6 +367,32 @@ def read_submission(
     }
 
 
+def of_submission(path: str | Path) -> list[Detections]:
+    """The results of a Task 1 or Task 2 submission, one per image; sizes of images are not known.
+
+    Raises:
+        InputError: As of `read_submission`.
+    """
+    found = read_submission(path)
+    classes = tuple(found)
+    names = sorted({name for images, _, _ in found.values() for name in images})
+    index = {name: i for i, name in enumerate(names)}
+    image = np.concatenate([[index[n] for n in images] for images, _, _ in found.values()])
+    scores = np.concatenate([scores for _, scores, _ in found.values()])
+    corners = np.concatenate([corners for *_, corners in found.values()])
+    labels = np.repeat(np.arange(len(classes)), [len(s) for _, s, _ in found.values()])
+    results = []
+    for i, name in enumerate(names):
+        mine = np.flatnonzero(image == i)
+        mine = mine[np.argsort(-scores[mine], kind="stable")]
+        most = corners[mine].reshape(-1, 2).max(axis=0)
+        shape = (max(1, int(np.ceil(most[1]))), max(1, int(np.ceil(most[0]))))
+        results.append(
+            Detections(corners[mine], scores[mine], labels[mine], classes, shape, None, None, name)
+        )
+    return results
+
+
 def _parse(name: str, text: str) -> tuple[list[str], Floats, Floats]:
     images, rows = [], []
     for number, line in enumerate(text.splitlines(), 1):

@@ -88,6 +88,12 @@ def read_features(path: str | Path, geobox: GeoBox, layer: str | None = None) ->
     return Features(tuple(placed), columns, int((~usable).sum()))
 
 
+def points_of(shape: shapely.Geometry) -> npt.NDArray[np.float64]:
+    """(N, 2) corners of a polygon, or of all parts of a multipolygon, each once."""
+    rings = shapely.get_exterior_ring(shapely.get_parts(shape))
+    return np.concatenate([shapely.get_coordinates(ring)[:-1] for ring in rings])
+
+
 def burn(
     shapes: tuple[shapely.Geometry, ...],
     values: npt.NDArray[np.integer[Any]],

@@ -12,6 +12,7 @@ import math
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 A = TypeVar("A", np.ndarray, torch.Tensor)
@@ -138,6 +139,31 @@ def _limits(u: Any, v: Any) -> tuple[Any, Any, Any, Any]:
     if isinstance(u, torch.Tensor):
         return u.amin(-1), u.amax(-1), v.amin(-1), v.amax(-1)
     return u.min(-1), u.max(-1), v.min(-1), v.max(-1)
+
+
+def smallest_box(points: npt.ArrayLike) -> npt.NDArray[np.float64] | None:
+    """The smallest box (5,) around points (N, 2); None where they enclose no area.
+
+    One side of it lies on an edge of the convex hull (Freeman and Shapira, 1975).
+    """
+    from scipy.spatial import ConvexHull, QhullError
+
+    given = np.asarray(points, np.float64).reshape(-1, 2)
+    try:
+        hull = given[ConvexHull(given).vertices]
+    except (QhullError, ValueError):
+        return None
+    edge = np.roll(hull, -1, axis=0) - hull
+    angle = np.arctan2(edge[:, 1], edge[:, 0])
+    along = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    across = np.stack([-along[:, 1], along[:, 0]], axis=-1)
+    u, v = along @ hull.T, across @ hull.T
+    size = np.stack([np.ptp(u, axis=1), np.ptp(v, axis=1)], axis=-1)
+    best = int(size.prod(axis=1).argmin())
+    middle = (u[best].min() + u[best].max()) / 2, (v[best].min() + v[best].max()) / 2
+    centre = middle[0] * along[best] + middle[1] * across[best]
+    found: npt.NDArray[np.float64] = canonical(np.array([*centre, *size[best], angle[best]]))
+    return found if size[best].min() > 0 else None
 
 
 def to_hbb(boxes: A) -> A:

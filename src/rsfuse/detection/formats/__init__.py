@@ -10,6 +10,15 @@ from rsfuse.errors import InputError
 # Format -> module; each has `read` and, where it can be written, `write`.
 FORMATS = {
     "dota": "rsfuse.detection.formats.dota",
+    "hrsc2016": "rsfuse.detection.formats.hrsc",
+    "dior-r": "rsfuse.detection.formats.voc",
+    "robndbox": "rsfuse.detection.formats.voc",
+    "dronevehicle": "rsfuse.detection.formats.voc",
+    "ucas-aod": "rsfuse.detection.formats.ucas",
+    "vedai": "rsfuse.detection.formats.vedai",
+    "yolo-obb": "rsfuse.detection.formats.yolo",
+    "coco": "rsfuse.detection.formats.coco",
+    "vectors": "rsfuse.detection.formats.vectors",
     "simulated": "rsfuse.detection.formats.simulated",
 }
 
@@ -63,8 +72,56 @@ def read_dataset(
     return found
 
 
+def write_dataset(folder: str | Path, dataset: Dataset, *, format: str) -> None:
+    """Write the labels of a data set.
+
+    Args:
+        folder: Where to.
+        dataset: The objects.
+        format: One of `FORMATS` that can be written.
+
+    Raises:
+        InputError: Unknown format, one that is read only, or one that cannot hold the data.
+    """
+    writers = writable()
+    if format not in writers:
+        raise InputError(
+            f"the format {format!r} cannot be written",
+            f"these can: {', '.join(writers)}",
+            "choose one of them with --to",
+        )
+    import_module(FORMATS[format]).write(Path(folder), dataset)
+
+
+def writable() -> tuple[str, ...]:
+    """The formats that can be written."""
+    return tuple(name for name, path in FORMATS.items() if hasattr(import_module(path), "write"))
+
+
 def sniff(path: Path) -> str:
-    """The format of a data set, by its folders and files."""
-    if (path / "scene.json").is_file() or any(path.glob("*/scene.json")):
+    """The format of a data set, by its folders and files; "dota" where nothing else fits."""
+    if path.is_file():
+        return "coco" if path.suffix == ".json" else "vectors"
+
+    def has(*patterns: str) -> bool:
+        return any(any(path.glob(pattern)) for pattern in patterns)
+
+    if has("scene.json", "*/scene.json"):
         return "simulated"
-    return "dota"
+    if has("FullDataSet", "**/*.xml"):
+        first = next(iter(sorted(path.glob("**/*.xml"))), None)
+        head = first.read_bytes()[:4096] if first else b""
+        if b"HRSC_Image" in head or first is None:
+            return "hrsc2016"
+        return "dronevehicle" if has("*imgr", "*/*imgr") else "dior-r"
+    if has("**/annotation512.txt", "**/annotation1024.txt"):
+        return "vedai"
+    if has("CAR/*.txt", "PLANE/*.txt"):
+        return "ucas-aod"
+    if has("labelTxt*", "*/labelTxt*"):
+        return "dota"
+    if has("*.yaml", "*.yml") and has("labels"):
+        return "yolo-obb"
+    if has("*.gpkg", "*.geojson", "*.shp"):
+        return "vectors"
+    return "coco" if has("*.json", "annotations/*.json") and not has("*.txt") else "dota"

@@ -8,10 +8,11 @@ wild holds is accepted: byte order marks, CRLF, tabs, blank lines, missing heade
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from rsfuse.detection.data import Dataset, Objects, Sample, find_images
+from rsfuse.detection.data import Dataset, find_images
+from rsfuse.detection.formats.assemble import Parsed, Row, assemble
 from rsfuse.errors import InputError
 from rsfuse.runs import atomic_path
 
@@ -69,25 +70,20 @@ def read(
             "DOTA has one .txt per image in a folder labelTxt",
             "check the path, or name the format with --format",
         )
-    images = find_images(root / "images")
     notes: Counter[str] = Counter()
     parsed = {path.stem: parse(path, notes) for path in files}
-    names = _class_names(root, parsed.values(), classes)
-    samples = [
-        _sample(stem, images.get(stem), rows, gsd, names, ignored)
-        for stem, (rows, gsd) in parsed.items()
-    ]
-    notes["labels without an image"] = sum(s.image is None for s in samples) if images else 0
-    absent = [stem for stem in images if stem not in parsed and (not wanted or stem in wanted)]
-    notes["images without labels"] = len(absent)
-    return Dataset(
-        tuple(n for n in names if n not in ignored),
-        tuple(samples),
-        {key: count for key, count in notes.items() if count},
+    listed = root / "classes.json"
+    known = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else ()
+    return assemble(
+        root,
+        {stem: Parsed(rows, gsd_m) for stem, (rows, gsd_m) in parsed.items()},
+        find_images(root / "images"),
+        classes=classes,
+        ignored=ignored,
+        known=known,
+        notes=notes,
+        wanted=wanted,
     )
-
-
-Row = tuple[tuple[float, ...], str, int]
 
 
 def parse(path: Path, notes: Counter[str] | None = None) -> tuple[list[Row], float | None]:
@@ -143,44 +139,6 @@ def write(folder: Path, dataset: Dataset) -> None:
             lines.append(f"{numbers} {dataset.classes[label].replace(' ', '-')} {flag}")
         with atomic_path(folder / "labelTxt" / f"{sample.name}.txt") as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def _sample(
-    stem: str,
-    image: Path | None,
-    rows: list[Row],
-    gsd_m: float | None,
-    names: Sequence[str],
-    ignored: Sequence[str],
-) -> Sample:
-    kept = [name for name in names if name not in ignored]
-    numbers = {name: i for i, name in enumerate(kept)}
-    found = [
-        (values, numbers.get(name, 0), flag if name in numbers else 1)
-        for values, name, flag in rows
-    ]
-    return Sample(stem, image, Objects.of(found), gsd_m=gsd_m)
-
-
-def _class_names(
-    root: Path,
-    parsed: Iterable[tuple[list[Row], float | None]],
-    classes: Sequence[str] | None,
-) -> tuple[str, ...]:
-    occurring = {row[1] for rows, _ in parsed for row in rows}
-    if classes is None:
-        listed = root / "classes.json"
-        if listed.is_file():
-            return tuple(json.loads(listed.read_text(encoding="utf-8")))
-        return tuple(sorted(occurring))
-    unknown = sorted(occurring - set(classes))
-    if unknown:
-        raise InputError(
-            f"{root} holds objects of the class {unknown[0]!r}",
-            f"the classes asked for are {', '.join(classes)}",
-            "add it to the classes or to those that are ignored",
-        )
-    return tuple(classes)
 
 
 def _listed(folder: Path, split: str) -> set[str]:
