@@ -1,6 +1,7 @@
 """Fit the weights of `rsfuse.matching.trust` on true and constructed wrong pairs.
 
-    python benchmarks/match_calibration.py DATASET... --limit 60 --workers 2 -o out.json
+    python benchmarks/match_calibration.py DATASET... --method cstf --limit 60 --workers 2 \
+        -o out.json
 
 The cases are those of the protocol `trust`: true pairs, pairs of strangers, and pairs cut so that
 nothing is shared. The figures printed are cross-validated by pair. The features are stored;
@@ -8,6 +9,7 @@ nothing is shared. The figures printed are cross-validated by pair. The features
 """
 
 import argparse
+import functools
 import json
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -16,19 +18,21 @@ from pathlib import Path
 import numpy as np
 
 
-def features_of(case):
+def features_of(case, method="classic", weights=None):
     """Features and outcome of one case; None where the matcher found no placement at all."""
     import cv2
+    import torch
 
     from rsfuse.matching import trust
     from rsfuse.matching.predict import match
     from rsfuse.matching.protocols import Answer, measure_trust
 
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     results = []
 
     def matcher(image0, image1):
-        result = match(image0, image1, threads=1)
+        result = match(image0, image1, threads=1, method=method, weights=weights)
         results.append(result)
         if result.transform is None:
             return Answer(None, status="refused")
@@ -106,6 +110,8 @@ def main():
     parser.add_argument("datasets", nargs="*", type=Path)
     parser.add_argument("--from", dest="stored", type=Path, help="rows of an earlier run")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--method", choices=("classic", "cstf"), default="classic")
+    parser.add_argument("--weights", help="bundle of a CSTF matcher")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -120,9 +126,10 @@ def main():
         old = np.array(stored["tie_point_weights_then"])
     else:
         kinds = [case.kind for case in cases]
-        old = np.array(trust.TIE_POINT_WEIGHTS)
+        old = np.array(trust.TIE_POINT_WEIGHTS[arguments.method])
+        work = functools.partial(features_of, method=arguments.method, weights=arguments.weights)
         with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-            rows = [row for row in pool.map(features_of, cases, chunksize=1) if row is not None]
+            rows = [row for row in pool.map(work, cases, chunksize=1) if row is not None]
     outcome = np.array([r["right"] for r in rows], float)
     features = np.array([r["features"] for r in rows])
     pair_weights = logistic_fit(features, outcome)

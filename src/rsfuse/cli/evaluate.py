@@ -1,5 +1,6 @@
 """`rsfuse evaluate TASK`: measure a task on a data set with known truth."""
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,16 @@ def match(
         int | None,
         typer.Option(min=1, help="At most this many pairs, spread over the modalities."),
     ] = None,
+    method: Annotated[str, typer.Option(help="Matcher: auto, cstf or classic.")] = "auto",
+    weights: Annotated[
+        str | None, typer.Option(help="Bundle of a CSTF matcher.", metavar="BUNDLE")
+    ] = None,
+    held_out: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Only every so-many-th pair: those that a training left out; 0 takes all."
+        ),
+    ] = 0,
     seed: Seed = 0,
     upright: Annotated[
         bool,
@@ -81,7 +92,11 @@ def match(
             result = evaluation.evaluate(
                 dataset,
                 protocol,
-                matcher=evaluation.product_matcher,
+                matcher=functools.partial(
+                    evaluation.product_matcher, method=method, weights=weights
+                ),
+                method=f"rsfuse {method}",
+                held_out=held_out,
                 workers=workers,
                 seed=seed,
                 limit=limit,

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 # Named here so that --help needs no import of the matcher; a test compares the lists.
 MODELS = ("auto", "shift", "similarity", "affine", "homography", "smooth")
-METHODS = ("auto", "classic")
+METHODS = ("auto", "cstf", "classic")
 
 
 def match(
@@ -36,6 +36,10 @@ def match(
         str, typer.Option(help=f"Transform: {', '.join(MODELS)}; auto lets the tie points decide.")
     ] = "auto",
     method: Annotated[str, typer.Option(help=f"Matcher: {', '.join(METHODS)}.")] = "auto",
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Bundle of a CSTF matcher of your own.", metavar="BUNDLE"),
+    ] = None,
     max_shift: Annotated[
         str | None,
         typer.Option(help="Largest shift to consider, for example 500m or 40px.", metavar="DIST"),
@@ -96,6 +100,7 @@ def match(
         second,
         model=model,
         method=method,
+        weights=weights,
         max_shift_px=limit,
         upright=upright,
         threads=threads,
@@ -117,6 +122,7 @@ def match(
         {
             "status": record.status,
             "confidence": record.confidence,
+            "method": record.parameters.get("method"),
             "model": record.result.get("model"),
             "tie_points": f"{kept['kept']} of {kept['total']}",
             "held_out_median_px": held.get("median"),

@@ -156,6 +156,11 @@ def read_pairs(dataset: str | Path, *, limit: int | None = None) -> tuple[MatchP
     return pairs if limit is None else spread(pairs, limit)
 
 
+def is_held_out(number: int, every: int) -> bool:
+    """Whether pair `number` of a set is kept for measuring."""
+    return bool(every) and number % every == every - 1
+
+
 def spread(pairs: tuple[MatchPair, ...], limit: int) -> tuple[MatchPair, ...]:
     """At most `limit` pairs, evenly from every modality and from all over its list."""
     if limit < 1:

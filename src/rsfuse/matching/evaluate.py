@@ -25,7 +25,7 @@ import numpy as np
 
 from rsfuse.errors import InputError, RsfuseError
 from rsfuse.matching import metrics
-from rsfuse.matching.data import ImageArray, read_pairs
+from rsfuse.matching.data import ImageArray, is_held_out, read_pairs, spread
 from rsfuse.matching.metrics import Interval
 from rsfuse.matching.protocols import PROTOCOLS, Answer, Case, Matcher, Protocol, Record
 
@@ -139,11 +139,13 @@ class Evaluation:
         return folder
 
 
-def product_matcher(image0: ImageArray, image1: ImageArray) -> Answer:
+def product_matcher(
+    image0: ImageArray, image1: ImageArray, *, method: str = "auto", weights: str | None = None
+) -> Answer:
     """What `rsfuse.match` says, as an `Answer`: its kept tie points and its transform."""
     from rsfuse.matching.predict import match
 
-    result = match(image0, image1)
+    result = match(image0, image1, method=method, weights=weights)
     ties = result.tie_points
     kept = np.asarray(ties.kept, dtype=bool)
     found = result.transform
@@ -170,6 +172,7 @@ def evaluate(
     workers: int = 1,
     seed: int = 0,
     limit: int | None = None,
+    held_out: int = 0,
     upright: bool = False,
     out_dir: str | Path | None = None,
     progress: Progress | None = None,
@@ -185,6 +188,8 @@ def evaluate(
         workers: Processes; each is held to one thread. 1 runs here, with the threads as they are.
         seed: Seed of all motions and shuffles; 0 is that of published numbers.
         limit: At most this many pairs, spread over the modalities.
+        held_out: Only every so-many-th pair, those that a training with the same number left out;
+            0 takes all.
         upright: `srif` only: take rotation and scale out of every pair.
         out_dir: Folder for `metrics.json`, `table.txt`, `figure.svg`.
         progress: Called with (done, total) after every case.
@@ -201,7 +206,11 @@ def evaluate(
         raise InputError(
             f"the number of workers is {workers}", "At least one is needed.", "Use --workers 1."
         )
-    pairs = read_pairs(dataset, limit=limit)
+    pairs = read_pairs(dataset)
+    if held_out:
+        pairs = tuple(p for i, p in enumerate(pairs) if is_held_out(i, held_out))
+    if limit is not None:
+        pairs = spread(pairs, limit)
     cases = rules.cases(pairs, seed, upright)
     started, start = utc_now(), time.perf_counter()
     records: list[Record] = []
@@ -222,6 +231,7 @@ def evaluate(
         parameters={
             "seed": seed,
             "limit": limit,
+            "held_out": held_out,
             "upright": upright,
             "workers": workers,
             "pairs": len(pairs),

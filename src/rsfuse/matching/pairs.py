@@ -310,13 +310,8 @@ def load_groups(sources: Sources) -> list[list[Stack]]:
     return groups
 
 
-def is_held_out(number: int, every: int) -> bool:
-    """Whether pair `number` of a set is kept for measuring."""
-    return bool(every) and number % every == every - 1
-
-
 def _pair_stacks(folder: str, held_out: int) -> list[Stack]:
-    from rsfuse.matching.data import read_pairs
+    from rsfuse.matching.data import is_held_out, read_pairs
 
     stacks = []
     for number, pair in enumerate(p for p in read_pairs(folder) if p.use == "train"):

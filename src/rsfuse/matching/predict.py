@@ -275,14 +275,18 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
         len(kept),
         int(kept.sum()),
     )
-    confidence = pair_confidence(evidence)
+    confidence = pair_confidence(evidence, measurer.name)
     distance = np.hypot(*residual.T)
     query_per_lattice = rows.factor * _query_scale(transform, pair.shape0)
     points = TiePoints(
         xy0=rows.xy,
         xy1=xy1,
         probability=tie_point_probability(
-            rows.measured.probability, rows.measured.height, distance, confidence=confidence
+            rows.measured.probability,
+            rows.measured.height,
+            distance,
+            confidence=confidence,
+            method=measurer.name,
         ),
         score=rows.measured.score,
         sigma_px=np.hypot(fit.scale, 0.1) * query_per_lattice / rows.factor * np.ones(len(kept)),

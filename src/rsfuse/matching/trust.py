@@ -18,10 +18,16 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 Status = Literal["ok", "weak", "refused"]
 
-# Intercept and weights of the features of `pair_features`.
-PAIR_WEIGHTS = (-11.176, 3.958, 0.720)
-# Intercept and weights of the features of `tie_point_features`.
-TIE_POINT_WEIGHTS = (1.135, 0.369, 0.205, -0.985)
+# Of each method: intercept and weights of the features of `pair_features`.
+PAIR_WEIGHTS = {
+    "classic": (-11.176, 3.958, 0.720),
+    "cstf": (-11.176, 3.958, 0.720),
+}
+# Of each method: intercept and weights of the features of `tie_point_features`.
+TIE_POINT_WEIGHTS = {
+    "classic": (1.135, 0.369, 0.205, -0.985),
+    "cstf": (1.135, 0.369, 0.205, -0.985),
+}
 
 OK_CONFIDENCE = 0.7
 WEAK_CONFIDENCE = 0.1
@@ -52,9 +58,10 @@ def pair_features(evidence: Evidence) -> FloatArray:
     return np.array([np.log1p(min(max(evidence.agreement, 0.0), 200.0)), np.clip(margin, -2, 3)])
 
 
-def pair_confidence(evidence: Evidence) -> float:
+def pair_confidence(evidence: Evidence, method: str = "classic") -> float:
     """Probability that the transform is right to within a few pixels."""
-    return float(_logistic(np.append(1.0, pair_features(evidence)) @ np.array(PAIR_WEIGHTS)))
+    weights = np.array(PAIR_WEIGHTS[method])
+    return float(_logistic(np.append(1.0, pair_features(evidence)) @ weights))
 
 
 def tie_point_features(
@@ -66,7 +73,12 @@ def tie_point_features(
 
 
 def tie_point_probability(
-    probability: FloatArray, height: FloatArray, residual_px: FloatArray, *, confidence: float
+    probability: FloatArray,
+    height: FloatArray,
+    residual_px: FloatArray,
+    *,
+    confidence: float,
+    method: str = "classic",
 ) -> FloatArray:
     """Probability that each tie point is right to within 3 px.
 
@@ -75,9 +87,10 @@ def tie_point_probability(
         height: (N,) peak height in standard deviations.
         residual_px: (N,) distance to the fitted transform.
         confidence: Of the whole result: a tie point of a wrong transform is wrong.
+        method: What measured.
     """
     features = tie_point_features(probability, height, residual_px)
-    weights = np.array(TIE_POINT_WEIGHTS)
+    weights = np.array(TIE_POINT_WEIGHTS[method])
     return np.asarray(confidence * _logistic(weights[0] + features @ weights[1:]))
 
 
