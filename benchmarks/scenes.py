@@ -2,7 +2,6 @@
 
     python benchmarks/scenes.py detect --size 20000
     python benchmarks/scenes.py classify --ms 2000 2500
-    python benchmarks/scenes.py fps
 
 The scenes are one simulated scene repeated; what is measured is the work, not the result. Each run
 is a process of its own; its peak memory is what the system says of it.
@@ -16,12 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import rasterio
-import torch
 from rasterio.windows import Window
-
-from rsfuse.detection.run import DetectJob
 
 RSFUSE = Path(sys.executable).parent / "rsfuse"
 
@@ -84,33 +79,14 @@ def classify(folder: Path, shape: tuple[int, int], workers: int) -> None:
     print(f"classify MS {shape}, {workers} workers: {seconds:.0f} s, {memory:.0f} MB")
 
 
-def fps(threads: int) -> None:
-    """Images of 1024 x 1024 per second, batch 1, suppression included."""
-    torch.set_num_threads(threads)
-    for model in ("simulated-objects", "hit-uav-tiny"):
-        detector = DetectJob(model).detector()
-        image = np.random.default_rng(0).uniform(0, 4000, (1, 1024, 1024)).astype(np.float32)
-        valid = np.ones((1024, 1024), bool)
-        detector(image, valid)
-        times = []
-        for _ in range(8):
-            begun = time.perf_counter()
-            detector(image, valid)
-            times.append(time.perf_counter() - begun)
-        print(f"{model}, {threads} threads: {1 / min(times):.1f} images per second")
-
-
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("detect", "classify", "fps"))
+    parser.add_argument("what", choices=("detect", "classify"))
     parser.add_argument("--size", type=int, default=20_000)
     parser.add_argument("--ms", type=int, nargs=2, default=(2000, 2500))
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    if options.what == "fps":
-        fps(options.workers)
-        return
     with tempfile.TemporaryDirectory() as folder:
         if options.what == "detect":
             detect(Path(folder), options.size, options.workers)

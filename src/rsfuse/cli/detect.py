@@ -20,6 +20,7 @@ from rsfuse.cli.options import (
     Tile,
     Verbose,
     Workers,
+    choice,
 )
 from rsfuse.cli.output import Counter, emit, progress_reporter
 from rsfuse.errors import InputError, RsfuseError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+RUNTIMES = ("auto", "torch", "onnx")
 SUFFIXES = {"geoparquet": ".parquet", "dota": ".zip"}
 
 
@@ -68,6 +70,9 @@ def detect(
     aoi: Annotated[
         Path | None, typer.Option("--aoi", help="Area of interest: a raster (not 0) or polygons.")
     ] = None,
+    runtime: Annotated[
+        str, typer.Option(help="auto, torch or onnx; auto takes ONNX where the bundle has it.")
+    ] = "auto",
     device: Device = "auto",
     tile: Tile = None,
     memory: Memory = None,
@@ -91,6 +96,7 @@ def detect(
     from rsfuse.detection.run import DetectJob, run_folder, run_scene
     from rsfuse.runs import prepare_output
 
+    choice(runtime, RUNTIMES, "--runtime")
     if kind is not None and kind not in FORMATS:
         raise InputError(
             f"--format {kind} is unknown", f"known are {', '.join(FORMATS)}", "choose one of them"
@@ -108,6 +114,7 @@ def detect(
         memory,
         workers,
         partner,
+        runtime,  # type: ignore[arg-type]
     )
     if partner is not None and len(scenes) > 1:
         raise InputError(

@@ -136,6 +136,7 @@ def detect(
         Path | None,
         typer.Option("-o", "--output", help="Folder for metrics.json, table.txt and figure.svg."),
     ] = None,
+    runtime: Annotated[str, typer.Option(help="Of a bundle: auto, torch or onnx.")] = "auto",
     as_json: Json = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -154,6 +155,7 @@ def detect(
     from rsfuse.runs import prepare_output
 
     names = tuple(part.strip() for part in (ignored or "").split(",") if part.strip())
+    choice(runtime, ("auto", "torch", "onnx"), "--runtime")
     if is_bundle(results):
         from rsfuse.detection.scene import detect_dataset
 
@@ -161,7 +163,10 @@ def detect(
         classes = [item.name for item in bundle.card.classes]
         data = read_dataset(dataset, format=kind, split=split, classes=None, ignored=names)
         data = data.with_classes(classes)
-        answers = evaluation.answers_of_images(detect_dataset(bundle, data), data)
+        answers = evaluation.answers_of_images(
+            detect_dataset(bundle, data, runtime=runtime),  # type: ignore[arg-type]
+            data,
+        )
     else:
         data = read_dataset(dataset, format=kind, split=split, ignored=names)
         answers = evaluation.answers_of(read_submission(results), data)

@@ -28,6 +28,7 @@ COMMANDS = {
     "apply": ("rsfuse.cli.apply", "apply", "Apply a found transform to other rasters."),
     "train": ("rsfuse.cli.train", "app", "Train a model and write it as a bundle."),
     "evaluate": ("rsfuse.cli.evaluate", "app", "Measure a task on a data set with known truth."),
+    "export": ("rsfuse.cli.export", "export", "Put an ONNX file into a detector's bundle."),
     "convert": ("rsfuse.cli.convert", "convert", "Write detection labels in another format."),
     "validate": ("rsfuse.cli.convert", "validate", "Say what is wrong with a detection data set."),
     "split": ("rsfuse.cli.convert", "split", "Cut a detection data set into tiles."),

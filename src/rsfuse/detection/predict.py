@@ -1,7 +1,6 @@
 """From the numbers of the network to boxes: best cells, suppression, and a bundle as a detector."""
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from rsfuse.detection.model import Detector, Prediction
-from rsfuse.engine.bundle import Bundle, InputInfo
+from rsfuse.engine.bundle import Bundle, BundleCard, InputInfo
 from rsfuse.errors import InputError
 from rsfuse.ops.boxes import canonical
 from rsfuse.ops.nms import rotated_nms
@@ -143,67 +142,33 @@ def _stretches(length: int, tile: int, overlap: int) -> list[tuple[int, float, f
     return list(zip(starts, [-math.inf, *meet], [*meet, math.inf], strict=True))
 
 
-class NetworkDetector:
-    """A network of a bundle that finds objects in one tile.
+class ImageDetector:
+    """Finds objects in one image in the numbers of its file; how it looks is for its kinds to say.
 
     Attributes:
         classes: What it finds.
         gsd_m: The ground sampling distance that it was trained at; None where it varies.
         bands: How many bands it takes.
+        partner: The second image that it takes; None for one image.
+        score: Lowest score of an object.
+        nms: Largest overlap of two boxes of a class.
     """
 
-    def __init__(
-        self,
-        model: Detector,
-        info: InputInfo,
-        classes: Sequence[str],
-        *,
-        score: float = 0.3,
-        nms: float = 0.1,
-        device: str | torch.device = "cpu",
-        partner: InputInfo | None = None,
-    ) -> None:
-        self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
-        self.classes = tuple(classes)
+    def __init__(self, card: BundleCard, *, score: float = 0.3, nms: float | None = None) -> None:
+        info = card.inputs[0]
+        self.classes = tuple(item.name for item in card.classes)
         self.gsd_m = info.gsd_m
         self.bands = len(info.bands)
-        self.score, self.nms = score, nms
-        self._low = np.asarray(info.low, np.float32)[:, None, None]
-        self._range = np.asarray(info.high, np.float32)[:, None, None] - self._low
-        self.partner = partner
+        self.partner = card.inputs[1] if len(card.inputs) > 1 else None
+        self.score = score
+        self.nms = float(card.extra.get("nms", 0.1)) if nms is None else nms
+        self._info = info
 
-    @classmethod
-    def load(
-        cls, bundle: Bundle, *, score: float = 0.3, nms: float | None = None,
-        device: str | torch.device = "cpu",
-    ) -> "NetworkDetector":  # fmt: skip
-        """The detector of a bundle, with its own suppression where `nms` is None.
-
-        Raises:
-            InputError: The bundle is damaged, or its weights do not fit its architecture.
-        """
-        card = bundle.card
-        model = Detector(**card.arguments)
-        bundle.load_into(model)
-        names = [item.name for item in card.classes]
-        nms = float(card.extra.get("nms", 0.1)) if nms is None else nms
-        partner = card.inputs[1] if len(card.inputs) > 1 else None
-        return cls(
-            model, card.inputs[0], names, score=score, nms=nms, device=device, partner=partner
-        )
-
-    def scaled(self, image: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-        """Values as the network wants them; invalid pixels are 0."""
-        out = (image.astype(np.float32) - self._low) / self._range
-        out[:, ~valid] = 0.0
-        return out
-
-    def scaled_partner(self, image: npt.NDArray[Any], info: InputInfo) -> npt.NDArray[Any]:
-        """Values of a second image as the network wants them; NaN becomes 0."""
-        low = np.asarray(info.low, np.float32)[:, None, None]
-        high = np.asarray(info.high, np.float32)[:, None, None]
-        return np.nan_to_num((image.astype(np.float32) - low) / (high - low))
+    def look(
+        self, image: npt.NDArray[np.float32], partner: npt.NDArray[np.float32] | None = None
+    ) -> Boxes:
+        """Boxes, scores and labels in a scaled image."""
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -211,7 +176,7 @@ class NetworkDetector:
         valid: npt.NDArray[np.bool_],
         partner: npt.NDArray[np.float32] | None = None,
     ) -> Boxes:
-        """Boxes, scores and labels in an image (C, h, w) in the numbers of its file.
+        """Boxes, scores and labels in an image.
 
         Args:
             image: (C, h, w).
@@ -227,11 +192,56 @@ class NetworkDetector:
                 f"the model takes {self.bands}",
                 "choose the bands of the scene with --bands",
             )
-        batch = torch.from_numpy(self.scaled(image, valid))[None].to(self.device)
-        inputs = [batch]
-        if partner is not None and self.partner is not None:
-            second = self.scaled_partner(partner, self.partner)
-            inputs.append(torch.from_numpy(second)[None].to(self.device))
+        seen = scaled(image, self._info)
+        seen[:, ~valid] = 0.0
+        if partner is None or self.partner is None:
+            return self.look(seen)
+        return self.look(seen, np.nan_to_num(scaled(partner, self.partner)))
+
+
+class NetworkDetector(ImageDetector):
+    """A network of a bundle by PyTorch."""
+
+    def __init__(
+        self,
+        model: Detector,
+        card: BundleCard,
+        *,
+        score: float = 0.3,
+        nms: float | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__(card, score=score, nms=nms)
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+
+    @classmethod
+    def load(
+        cls, bundle: Bundle, *, score: float = 0.3, nms: float | None = None,
+        device: str | torch.device = "cpu",
+    ) -> "NetworkDetector":  # fmt: skip
+        """The detector of a bundle, with its own suppression where `nms` is None.
+
+        Raises:
+            InputError: The bundle is damaged, or its weights do not fit its architecture.
+        """
+        model = Detector(**bundle.card.arguments)
+        bundle.load_into(model)
+        return cls(model, bundle.card, score=score, nms=nms, device=device)
+
+    def look(
+        self, image: npt.NDArray[np.float32], partner: npt.NDArray[np.float32] | None = None
+    ) -> Boxes:
+        """See `ImageDetector.look`."""
+        given = [image] if partner is None else [image, partner]
+        inputs = [torch.from_numpy(part)[None].to(self.device) for part in given]
         with torch.inference_mode():
             prediction = self.model(*inputs)
         return boxes_of(prediction, least=self.score, nms=self.nms)[0]
+
+
+def scaled(image: npt.NDArray[Any], info: InputInfo) -> npt.NDArray[np.float32]:
+    """Values as the network wants them: `low` becomes 0 and `high` 1, band by band."""
+    low = np.asarray(info.low, np.float32)[:, None, None]
+    high = np.asarray(info.high, np.float32)[:, None, None]
+    return np.asarray((image.astype(np.float32) - low) / (high - low), np.float32)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rsfuse.detection import output as files_of
-from rsfuse.detection.predict import NetworkDetector
+from rsfuse.detection.onnx import Runtime, load_detector
+from rsfuse.detection.predict import ImageDetector
 from rsfuse.detection.results import Detections
 from rsfuse.detection.scene import Found, SceneLattice, clear_spool, detect_scene, plan_scene
 from rsfuse.engine.bundle import Bundle, load_bundle
@@ -44,6 +45,7 @@ class DetectJob:
         memory: Most bytes to use; tiles get smaller to stay below.
         workers: Tiles at once.
         partner: A second image of the scene, for a model that takes two.
+        runtime: "auto", "torch" or "onnx"; see `load_detector`.
     """
 
     model: Bundle | str | Path
@@ -57,19 +59,24 @@ class DetectJob:
     memory: int | None = None
     workers: int = 1
     partner: str | Path | None = None
+    runtime: Runtime = "auto"
 
     @property
     def bundle(self) -> Bundle:
         """The model's bundle."""
         return self.model if isinstance(self.model, Bundle) else load_bundle(self.model, "detect")
 
-    def detector(self) -> NetworkDetector:
+    def detector(self) -> ImageDetector:
         """The model, ready to be used for any number of scenes."""
-        return NetworkDetector.load(
-            self.bundle, score=self.score, nms=self.nms, device=choose_device(self.device)
+        return load_detector(
+            self.bundle,
+            score=self.score,
+            nms=self.nms,
+            device=choose_device(self.device),
+            runtime=self.runtime,
         )
 
-    def open(self, scene: Any, detector: NetworkDetector) -> RasterSource:
+    def open(self, scene: Any, detector: ImageDetector) -> RasterSource:
         """The scene, with as many bands as the model takes.
 
         Raises:
@@ -86,7 +93,7 @@ class DetectJob:
         return source
 
     def open_partner(
-        self, source: RasterSource, detector: NetworkDetector
+        self, source: RasterSource, detector: ImageDetector
     ) -> tuple[RasterSource | None, Callable[[Points], Points] | None]:
         """The second image, and where pixels of the scene lie in it.
 
@@ -119,9 +126,7 @@ class DetectJob:
             )
         return partner, None
 
-    def plan(
-        self, source: RasterSource, detector: NetworkDetector
-    ) -> tuple[SceneLattice, TilePlan]:
+    def plan(self, source: RasterSource, detector: ImageDetector) -> tuple[SceneLattice, TilePlan]:
         """The pixels that the scene is looked at with, and its tiles."""
         lattice = SceneLattice.of(source, detector.gsd_m)
         plan = plan_scene(
@@ -168,7 +173,7 @@ def detect(
 
 def find(
     job: DetectJob,
-    detector: NetworkDetector,
+    detector: ImageDetector,
     source: RasterSource,
     *,
     spool: Path | None = None,
@@ -213,7 +218,7 @@ def find(
 
 def run_scene(
     job: DetectJob,
-    detector: NetworkDetector,
+    detector: ImageDetector,
     scene: Any,
     target: Path,
     *,

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsfuse.detection.data import Dataset
-from rsfuse.detection.predict import NetworkDetector
+from rsfuse.detection.onnx import Runtime, load_detector
 from rsfuse.detection.results import Detections
 from rsfuse.engine.bundle import Bundle
 from rsfuse.geo.grid import Points, Window, gsd_m
@@ -303,7 +303,9 @@ class _Spool:
         return Found(table[:, :5], table[:, 5], table[:, 6].astype(np.int64))
 
 
-def detect_dataset(bundle: Bundle, dataset: Dataset, *, least: float = 0.01) -> list[Detections]:
+def detect_dataset(
+    bundle: Bundle, dataset: Dataset, *, least: float = 0.01, runtime: Runtime = "auto"
+) -> list[Detections]:
     """Detections of a model on every image of a data set that has one, for scores.
 
     Images are read whole: they are those of a data set, not of an archive.
@@ -312,8 +314,9 @@ def detect_dataset(bundle: Bundle, dataset: Dataset, *, least: float = 0.01) -> 
         bundle: The model.
         dataset: The images.
         least: Lowest score that is kept.
+        runtime: See `load_detector`.
     """
-    detector = NetworkDetector.load(bundle, score=least)
+    detector = load_detector(bundle, score=least, runtime=runtime)
     found = []
     for sample in dataset.samples:
         if sample.image is None:

@@ -1,0 +1,93 @@
+"""ONNX: the exported detector finds the same, and what cannot be exported is explained."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rsfuse.cli.main import main
+from rsfuse.detection.onnx import OnnxDetector, export, fitted, load_detector
+from rsfuse.detection.predict import NetworkDetector
+from rsfuse.engine.bundle import Bundle, load_bundle
+from rsfuse.errors import InputError
+from rsfuse.simulate import render, simulate_scene
+
+for package in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package, reason="ONNX is an extra")
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return render(simulate_scene(256, gsd_m=0.5, seed=5), "pan").data
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export(load_bundle("simulated-objects"), tmp_path_factory.mktemp("fp32"), tile=256)
+
+
+def test_the_same_boxes_by_both_runtimes(exact: Bundle, image: np.ndarray) -> None:
+    torch_one = load_detector(exact, score=0.2, runtime="torch")
+    onnx_one = load_detector(exact, score=0.2)
+    assert isinstance(torch_one, NetworkDetector)
+    assert isinstance(onnx_one, OnnxDetector)
+    valid = np.ones(image.shape[1:], bool)
+    expected, found = torch_one(image, valid), onnx_one(image, valid)
+    assert len(expected[1]) > 3
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_larger_images_are_looked_at_in_parts(exact: Bundle, image: np.ndarray) -> None:
+    detector = load_detector(exact, score=0.2)
+    wide = np.concatenate([image, image], axis=2)
+    alone = detector(image, np.ones(image.shape[1:], bool))
+    found = detector(wide, np.ones(wide.shape[1:], bool))
+    assert len(found[1]) >= 2 * len(alone[1]) - 2
+    assert found[0][:, 0].max() > 256
+
+
+def test_int8_finds_nearly_the_same(tmp_path: Path, exact: Bundle, image: np.ndarray) -> None:
+    small = export(
+        load_bundle("simulated-objects"), tmp_path / "b", tile=256, precision="int8",
+        calibration=[image],
+    )  # fmt: skip
+    sizes = [len(b.file("model.onnx")) for b in (small, exact)]
+    assert sizes[0] < 0.6 * sizes[1]
+    valid = np.ones(image.shape[1:], bool)
+    one, other = (load_detector(b, score=0.4)(image, valid) for b in (exact, small))
+    assert abs(len(one[1]) - len(other[1])) <= 0.4 * len(one[1]) + 1
+
+
+def test_what_cannot_be_exported_is_explained(tmp_path: Path) -> None:
+    bundle = load_bundle("simulated-objects")
+    with pytest.raises(InputError, match="int8 needs images"):
+        export(bundle, tmp_path, precision="int8")
+    with pytest.raises(InputError, match="multiple of 32"):
+        export(bundle, tmp_path, tile=100)
+    with pytest.raises(InputError, match=r"holds no model\.onnx"):
+        load_detector(bundle, runtime="onnx")
+    with pytest.raises(InputError, match="not a detector for one image"):
+        export(load_bundle("simulated-land-cover"), tmp_path)
+
+
+def test_images_are_padded_and_never_scaled() -> None:
+    square = fitted(np.ones((2, 20, 70), np.float32), 64)
+    assert square.shape == (2, 64, 64)
+    assert square[:, :20, :].all()
+    assert not square[:, 20:].any()
+
+
+def test_export_and_detect_as_commands(tmp_path: Path, image: np.ndarray) -> None:
+    from rsfuse.geo.write import write_cog
+
+    write_cog(tmp_path / "scene.tif", image)
+    bundle = tmp_path / "bundle.zip"
+    assert main(["export", "simulated-objects", "-o", str(bundle), "--tile", "256"]) == 0
+    for runtime in ("onnx", "torch"):
+        target = tmp_path / f"{runtime}.csv"
+        words = ["detect", str(tmp_path / "scene.tif"), "-m", str(bundle), "-o", str(target)]
+        assert main([*words, "--runtime", runtime]) == 0
+    counts = [len((tmp_path / f"{r}.csv").read_text().splitlines()) for r in ("onnx", "torch")]
+    assert counts[0] == counts[1] > 3
+    assert main(["export", "simulated-objects", "-o", str(bundle)]) == 2
