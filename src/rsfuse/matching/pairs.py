@@ -129,7 +129,7 @@ def draw_sample(
     same_layer = first == second
     pictures = [_as_bands(rng, image) for image in (image0, image1)]
     turn = int(rng.integers(2))
-    names = [n for n in operators if n != "same" or not same_layer]
+    names = [n for n in operators if n != "same" or not same_layer] or list(operators)
     chosen = names[int(rng.integers(len(names)))]
     if not same_layer and rng.random() < 0.6:
         chosen = "same"  # another sensor is other enough
