@@ -66,7 +66,7 @@ def test_the_shipped_matcher_registers_radar_to_optical() -> None:
     result = rsfuse.match(reference, query, method="cstf", upright=True)
     assert result.transform is not None
     xy = np.stack(np.meshgrid([100, 200, 280], [100, 200, 280]), -1).reshape(-1, 2).astype(float)
-    gap = np.hypot(*(result.transform.apply(xy) - warp.apply(xy)).T)
+    gap = np.hypot(*(result.transform.apply(xy) - warp.forward(xy)).T)
     assert np.median(gap) < 3.0
     assert len(result.tie_points) > 30
 

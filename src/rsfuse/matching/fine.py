@@ -171,7 +171,7 @@ def read_surfaces(surface: FloatArray, radius: int) -> Displacements:
         yc[:, None, None] + np.arange(-1, 2)[:, None],
         xc[:, None, None] + np.arange(-1, 2),
     ]
-    dx, dy = _paraboloid(near)
+    dx, dy = paraboloid(near)
     inner = (y == yc) & (x == xc)
     dx, dy = np.where(inner, dx, 0.0), np.where(inner, dy, 0.0)
     axis = np.arange(side)
@@ -209,7 +209,7 @@ def read_surfaces(surface: FloatArray, radius: int) -> Displacements:
     )
 
 
-def _paraboloid(near: FloatArray) -> tuple[FloatArray, FloatArray]:
+def paraboloid(near: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Maximum of the least-squares paraboloid through (N, 3, 3) values, within one pixel."""
     gx = (near[:, :, 2] - near[:, :, 0]).sum(axis=1) / 6
     gy = (near[:, 2, :] - near[:, 0, :]).sum(axis=1) / 6

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from rsfuse.engine.bundle import load_bundle
 from rsfuse.errors import InputError
-from rsfuse.matching.fine import Displacements, read_surfaces
+from rsfuse.matching.fine import Displacements, paraboloid, read_surfaces
 from rsfuse.matching.model import (
     CELL,
     MAPS,
     CstfMatcher,
     correlation_maps,
-    expected_position,
     known_pixels,
     patch_of,
 )
@@ -106,7 +105,10 @@ class CstfMeasurer:
 
 
 def displacements_of(logits: Tensor, own: Tensor, xy: FloatArray, radius: int) -> Displacements:
-    """What logits over positions say.
+    """What the head says, and where exactly.
+
+    The SoftMax says which position it is; where within it, the correlation of the large template
+    says: labels are a Gaussian of a pixel, so the distribution is too wide to tell.
 
     Args:
         logits: (N, S * S + 1).
@@ -117,22 +119,47 @@ def displacements_of(logits: Tensor, own: Tensor, xy: FloatArray, radius: int) -
     if len(xy) == 0:
         return Displacements.none()
     side = 2 * radius + 1
-    shift = expected_position(logits[:, :-1], radius)
     surface = logits[:, :-1].reshape(-1, side, side)
     best = logits[:, :-1].argmax(dim=1)
     mass = logits.softmax(dim=1)[:, :-1].reshape(-1, 1, side, side)
     near = F.avg_pool2d(F.pad(mass, (NEAR,) * 4), 2 * NEAR + 1, stride=1) * (2 * NEAR + 1) ** 2
     rows = torch.arange(len(xy))
+    shift = peaks_near(own, best, radius)
     probability = near.flatten(1)[rows, best]
-    at_edge = shift.abs().amax(dim=1) > radius - 1
+    offset = torch.stack([best % side, best // side], dim=1) - radius
+    at_edge = torch.maximum(shift, offset).amax(dim=1) > radius - 1
+    at_edge |= torch.minimum(shift, offset).amin(dim=1) < 1 - radius
     probability = torch.where(at_edge, 0.0, probability)
     read = read_surfaces(surface.double().numpy(), radius)
     return read._replace(
         xy=xy,
-        shift=shift.double().numpy(),
+        shift=shift.numpy(),
         score=own.flatten(1)[rows, best].double().numpy(),
         probability=probability.double().numpy(),
     )
+
+
+def peaks_near(surface: Tensor, cell: Tensor, radius: int) -> Tensor:
+    """(N, 2) maxima of surfaces (N, S, S) beside given cells, below a cell by a paraboloid.
+
+    Args:
+        surface: Correlations.
+        cell: (N,) numbers of cells, row by row; the maximum is looked for in 3 x 3 around each.
+        radius: r.
+    """
+    side = 2 * radius + 1
+    y, x = cell // side, cell % side
+    axis = torch.arange(side)
+    beside = ((axis[:, None] - y[:, None, None]).abs() <= 1) & (
+        (axis[None, :] - x[:, None, None]).abs() <= 1
+    )
+    best = surface.masked_fill(~beside, -torch.inf).flatten(1).argmax(dim=1)
+    y, x = (v.clamp(1, side - 2) for v in (best // side, best % side))
+    rows, step = torch.arange(len(cell))[:, None, None], torch.arange(-1, 2)
+    around = surface[rows, y[:, None, None] + step[:, None], x[:, None, None] + step]
+    dx, dy = paraboloid(around.double().numpy())
+    place = torch.stack([x, y], dim=1) - radius + torch.from_numpy(np.stack([dx, dy], axis=1))
+    return place.double()
 
 
 def corners_near(xy: FloatArray) -> npt.NDArray[np.intp]:

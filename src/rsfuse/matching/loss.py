@@ -110,7 +110,7 @@ def place_loss(logits: Tensor, shift: Tensor, radius: int) -> Tensor:
     """Smooth L1 distance of the expected position, where it is within 3 px of the truth."""
     if len(logits) == 0:
         return logits.sum() * 0.0
-    place = expected_position(logits, radius, reach=2)
+    place = expected_position(logits, radius)
     near = (place.detach() - shift).norm(dim=-1) < 3
     gap = F.smooth_l1_loss(place, shift, reduction="none", beta=0.5).sum(dim=-1)
     return _mean(gap, near.to(gap.dtype))

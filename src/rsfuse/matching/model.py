@@ -392,7 +392,7 @@ def patch_of(shape: torch.Size | tuple[int, int], patch: int) -> int:
     return patch
 
 
-def expected_position(logits: Tensor, radius: int, *, reach: int = 1) -> Tensor:
+def expected_position(logits: Tensor, radius: int, *, reach: int = 2) -> Tensor:
     """Sub-pixel displacement: the expectation around the most probable position.
 
     Args:

@@ -21,12 +21,12 @@ Status = Literal["ok", "weak", "refused"]
 # Of each method: intercept and weights of the features of `pair_features`.
 PAIR_WEIGHTS = {
     "classic": (-11.176, 3.958, 0.720),
-    "cstf": (-11.176, 3.958, 0.720),
+    "cstf": (-21.55, 6.259, 0.716),
 }
 # Of each method: intercept and weights of the features of `tie_point_features`.
 TIE_POINT_WEIGHTS = {
     "classic": (1.135, 0.369, 0.205, -0.985),
-    "cstf": (1.135, 0.369, 0.205, -0.985),
+    "cstf": (1.391, 0.382, 0.212, -1.019),
 }
 
 OK_CONFIDENCE = 0.7
