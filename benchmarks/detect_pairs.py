@@ -1,12 +1,12 @@
-"""What a second image adds to detection, on simulated scenes with a thermal image beside.
+r"""What a second image adds to detection, on simulated scenes with a thermal image beside.
 
-    python benchmarks/detect_pairs.py runs/pairs --single runs/sim_single/bundle \\
+    python benchmarks/detect_pairs.py runs/pairs --single runs/sim_single/bundle \
         --pair runs/sim_pairs/bundle
 
 mAP50 (VOC12) on the validation part by day and by night (the panchromatic image darkened, with
 noise) of a detector for one image and of one for two, the second image aligned, moved by up to
-24 px and 3 degrees, of another scene, or absent. Both detectors have the same backbone, schedule and
-seed; simulated scenes say nothing about real ones.
+24 px and 3 degrees, of another scene, or absent. Both detectors have the same backbone, schedule
+and seed; simulated scenes say nothing about real ones.
 """
 
 import argparse
