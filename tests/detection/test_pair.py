@@ -218,6 +218,16 @@ def test_a_pair_training_starts_from_a_detector_of_one_image() -> None:
     )
 
 
+def test_weights_for_other_classes_are_refused() -> None:
+    bundle = SimpleNamespace(
+        path="b",
+        card=SimpleNamespace(arguments={"classes": 5, "bands": 1, "width": 32}),
+        load_into=lambda target: None,
+    )
+    with pytest.raises(InputError, match=r"head\.score\.weight is of another shape"):
+        start_from(pair_detector(), bundle)  # type: ignore[arg-type]
+
+
 def test_a_sample_of_a_pair_depends_on_its_number_alone() -> None:
     image = TrainImage(
         np.random.default_rng(0).integers(0, 255, (1, 160, 160)).astype(np.uint8),

@@ -493,7 +493,15 @@ def start_from(model: Detector, bundle: Bundle) -> None:
         return
     plain = Detector(**bundle.card.arguments)
     bundle.load_into(plain)
-    model.load_state_dict({**model.state_dict(), **plain.state_dict()})
+    ours, given = model.state_dict(), plain.state_dict()
+    other = next((n for n, v in given.items() if n not in ours or ours[n].shape != v.shape), None)
+    if other is not None:
+        raise InputError(
+            f"the weights of {bundle.path} do not fit: {other} is of another shape",
+            f"they are for {bundle.card.arguments}",
+            "use the same classes, bands, backbone and width, or leave out start",
+        )
+    model.load_state_dict({**ours, **given})
 
 
 # Colours of the classes on pages, bright enough for grey and green ground.
