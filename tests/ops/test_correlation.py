@@ -48,3 +48,15 @@ def test_double_precision_takes_the_plain_loop() -> None:
     found = block_correlation(f, f, radius=1, stride=1, block=8)
     assert found.dtype == torch.float64
     assert found[0, 4, 0, 0] == pytest.approx(2 * 64)
+
+
+def test_threads_may_enter_at_once() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    f = torch.ones(2, 2, 32, 32)
+    expected = plain_block_correlation(f, f, radius=2, stride=2, block=4)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(
+            pool.map(lambda _: block_correlation(f, f, radius=2, stride=2, block=4), range(16))
+        )
+    assert all(torch.allclose(part, expected) for part in found)

@@ -12,7 +12,9 @@ on the CPU, with its own backward pass, and the plain loop elsewhere; both are e
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -65,13 +67,12 @@ class _BlockCorrelation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, f0: Tensor, f1: Tensor, radius: int, stride: int, block: int) -> Tensor:
         own, phases = _sampled(f0, f1, radius, stride)
-        numba.set_num_threads(min(torch.get_num_threads(), os.cpu_count() or 1))
         ctx.save_for_backward(f0, f1)
         ctx.sizes = (radius, stride, block)
         b, _, h, w = own.shape
         side = 2 * radius + 1
         out = np.zeros((b, side * side, h // block, w // block), np.float32)
-        _correlate(own, phases, out, radius, stride, block)
+        _share(_correlate, (own, phases, out, radius, stride, block), b * (h // block))
         return torch.from_numpy(out)
 
     @staticmethod
@@ -80,9 +81,8 @@ class _BlockCorrelation(torch.autograd.Function):
         radius, stride, block = ctx.sizes
         own, phases = _sampled(f0, f1, radius, stride)
         grad_own, grad_phases = np.zeros_like(own), np.zeros_like(phases)
-        _correlate_backward(
-            own, phases, grad.contiguous().numpy(), grad_own, grad_phases, radius, stride, block
-        )
+        arrays = (own, phases, grad.contiguous().numpy(), grad_own, grad_phases)
+        _share(_correlate_backward, (*arrays, radius, stride, block), len(own))
         grad0 = torch.zeros_like(f0, memory_format=torch.contiguous_format)
         grad0[:, :, ::stride, ::stride] = torch.from_numpy(grad_own)
         b, c, height, width = f1.shape
@@ -90,6 +90,17 @@ class _BlockCorrelation(torch.autograd.Function):
         wide = wide.reshape(b, c, stride * phases.shape[4], stride * phases.shape[5])
         grad1 = wide[:, :, radius : radius + height, radius : radius + width]
         return grad0, grad1.contiguous(), None, None, None
+
+
+def _share(kernel: Callable[..., None], arguments: tuple[Any, ...], tasks: int) -> None:
+    """Run a kernel on its tasks in threads of our own, as many as PyTorch uses (decision 0016)."""
+    threads = max(1, min(torch.get_num_threads(), tasks))
+    edges = [tasks * i // threads for i in range(threads + 1)]
+    if threads == 1:
+        kernel(*arguments, 0, tasks)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda part: kernel(*arguments, *part), pairwise(edges)))
 
 
 def _sampled(f0: Tensor, f1: Tensor, radius: int, stride: int) -> tuple[FloatArray, FloatArray]:
@@ -103,13 +114,20 @@ def _sampled(f0: Tensor, f1: Tensor, radius: int, stride: int) -> tuple[FloatArr
     return own, phases.numpy()
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True, error_model="numpy", parallel=True)
+@numba.njit(cache=True, fastmath=True, nogil=True, error_model="numpy")
 def _correlate(
-    own: FloatArray, phases: FloatArray, out: FloatArray, radius: int, stride: int, block: int
+    own: FloatArray,
+    phases: FloatArray,
+    out: FloatArray,
+    radius: int,
+    stride: int,
+    block: int,
+    first: int,
+    last: int,
 ) -> None:
-    batch, channels, height, width = own.shape
+    _, channels, height, width = own.shape
     side, rows = 2 * radius + 1, height // block
-    for task in numba.prange(batch * rows):
+    for task in range(first, last):
         b, row = task // rows, task % rows
         line = np.empty(width, np.float32)
         for y in range(row * block, (row + 1) * block):
@@ -127,7 +145,7 @@ def _correlate(
                         target[x // block] += line[x]
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True, error_model="numpy", parallel=True)
+@numba.njit(cache=True, fastmath=True, nogil=True, error_model="numpy")
 def _correlate_backward(
     own: FloatArray,
     phases: FloatArray,
@@ -137,10 +155,12 @@ def _correlate_backward(
     radius: int,
     stride: int,
     block: int,
+    first: int,
+    last: int,
 ) -> None:
-    batch, channels, height, width = own.shape
+    _, channels, height, width = own.shape
     side = 2 * radius + 1
-    for b in numba.prange(batch):
+    for b in range(first, last):
         line = np.empty(width, np.float32)
         for y in range(height):
             for dy in range(side):
