@@ -35,13 +35,13 @@ def dataset(tmp_path: Path, rng: np.random.Generator) -> Path:
     return folder
 
 
-def exact(image0: np.ndarray, image1: np.ndarray) -> Answer:
+def exact(image0: np.ndarray, image1: np.ndarray, **settings: object) -> Answer:
     transform = np.array([[1.0, 0.0, 12.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     points = np.random.default_rng(0).uniform(0, 36, (20, 2))
     return Answer(transform, points, points + np.array([12, 0]), np.full(20, 0.9), "ok", 0.9)
 
 
-def broken(image0: np.ndarray, image1: np.ndarray) -> Answer:
+def broken(image0: np.ndarray, image1: np.ndarray, **settings: object) -> Answer:
     raise RuntimeError("out of luck")
 
 

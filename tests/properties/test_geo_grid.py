@@ -2,7 +2,7 @@
 
 import numpy as np
 from affine import Affine
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
@@ -113,6 +113,16 @@ def test_overlap_holds_every_pixel_that_both_show(a: GeoBox, b: GeoBox) -> None:
 
 @settings(deadline=None)
 @given(grids(), grids())
+@example(
+    GeoBox((1, 1), Affine(4.0, -2.2e-311, 5e5, 8.9e-311, 1.0, 5.4e6), "EPSG:32631"),
+    GeoBox((1, 1), Affine(5.0, 5.8e-311, 5e5, 1.1e-310, -2.625, 5.4e6), "EPSG:32631"),
+)
+@example(
+    GeoBox((1, 1), Affine(0.9689124217106447, -0.24740395925452294, 5e5,
+                          0.24740395925452294, 0.9689124217106447, 5.4e6), "EPSG:32631"),
+    GeoBox((1, 1), Affine(0.9689124217106447, 0.7422118777635688, 5e5,
+                          0.24740395925452294, -2.9067372651319343, 5.4e6), "EPSG:32631"),
+)  # fmt: skip
 def test_overlap_is_mutual(a: GeoBox, b: GeoBox) -> None:
     def shares(first: GeoBox, second: GeoBox) -> bool:
         try:

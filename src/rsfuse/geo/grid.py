@@ -25,6 +25,7 @@ PointMapping = Callable[[Points], Points]
 
 # Two grids are the same when no corner moves by more than this share of a pixel.
 _SAME_PX = 1e-3
+_TOUCHING_PX = 1e-6
 
 # Points along each edge of an outline that is carried to another CRS.
 _OUTLINE_POINTS = 65
@@ -384,7 +385,10 @@ def _common_bounds(a: GeoBox, b: GeoBox) -> tuple[float, float, float, float] | 
             not (away > tolerance).any()
             and shapely.dwithin(region, shapely.points(from_b), tolerance).all()
         ):
-            common = region & frame
+            # On a grid of a millionth of a pixel: what only touches shares nothing, on either side.
+            parts = shapely.get_parts(shapely.get_parts(region))
+            areas = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+            common = shapely.union_all(shapely.intersection(areas, frame, grid_size=_TOUCHING_PX))
             return common.bounds if common.area > 0 else None
     hits = np.concatenate([lattice[seen], from_b])
     if not len(hits):
