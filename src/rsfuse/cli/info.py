@@ -21,7 +21,9 @@ STATISTICS_SIDE = 512
 
 
 def info(
-    path: Annotated[str, typer.Argument(help="Raster, run folder or model bundle folder.")],
+    path: Annotated[
+        str, typer.Argument(help="Raster, run folder, model bundle, or the name of a shipped one.")
+    ],
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
@@ -31,6 +33,10 @@ def info(
     Statistics of a raster come from a reduced read and are approximate.
     """
     folder = Path(path)
+    if not folder.exists() and "/" not in path and "." not in path:
+        from rsfuse.engine.bundle import shipped_bundles
+
+        folder = shipped_bundles().get(path, folder)
     if folder.suffix.lower() == ".zip" and folder.is_file():
         emit(describe_bundle(folder), as_json)
     elif not folder.is_dir():
