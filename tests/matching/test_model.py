@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rsfuse.engine.seeds import seeded
+from rsfuse.matching.inputs import network_channels
 from rsfuse.matching.learned import CstfMeasurer, corners_near, displacements_of
 from rsfuse.matching.model import (
     CELL,
@@ -18,7 +19,6 @@ from rsfuse.matching.model import (
     expected_position,
     patch_of,
 )
-from rsfuse.matching.structure import network_channels
 from rsfuse.nn.cstf import FUSIONS
 
 RADIUS = 4

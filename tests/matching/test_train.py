@@ -13,7 +13,7 @@ from rsfuse.engine.bundle import load_bundle, shipped_bundles
 from rsfuse.errors import InputError
 from rsfuse.matching.learned import load_measurer
 from rsfuse.matching.predict import METHODS
-from rsfuse.matching.train import MatchTrainConfig, _auroc, pick_anchors, truth_of
+from rsfuse.matching.train import MatchTrainConfig, pick_anchors, truth_of
 from rsfuse.simulate import make_warp, render, simulate_scene
 
 CONFIG = """
@@ -116,7 +116,3 @@ def test_half_of_the_anchors_are_near_keypoints() -> None:
     assert np.abs(anchors[0] - [4.5, 3.5]).max() <= 0.5
     assert anchors.min() >= 1
     assert anchors.max() <= 7
-
-
-def test_auroc_by_hand() -> None:
-    assert _auroc(torch.tensor([0.9, 0.4]), torch.tensor([0.5, 0.1])) == pytest.approx(0.75)

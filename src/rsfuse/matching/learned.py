@@ -14,6 +14,7 @@ from torch import Tensor
 from rsfuse.engine.bundle import load_bundle
 from rsfuse.errors import InputError
 from rsfuse.matching.fine import Displacements, paraboloid, read_surfaces
+from rsfuse.matching.inputs import NetworkInput, network_channels
 from rsfuse.matching.model import (
     CELL,
     MAPS,
@@ -22,7 +23,7 @@ from rsfuse.matching.model import (
     known_pixels,
     patch_of,
 )
-from rsfuse.matching.structure import FloatImage, Mask, NetworkInput, network_channels
+from rsfuse.matching.structure import FloatImage, Mask
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -20,9 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rsfuse.errors import InputError
+from rsfuse.matching.constructed import pixel_centres
+from rsfuse.matching.inputs import network_channels
 from rsfuse.matching.model import CELL
 from rsfuse.matching.operators import OPERATORS, Operator, degraded, stretched
-from rsfuse.matching.structure import network_channels
+from rsfuse.matching.structure import LONG_TAIL
+from rsfuse.ops.geometry2d import apply_matrix
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +118,9 @@ def draw_sample(
         other = group[int(rng.integers(len(group)))]
         there = _placement(rng, other.shape, size, motions)
         second = int(rng.integers(len(other.layers)))
-    grid = _pixel_grid(size)
-    image0 = _cut(stack, first, _applied(place, grid), place)
-    image1 = _cut(other, second, _applied(there, motion(grid)), there)
+    grid = pixel_centres((size, size)).reshape(-1, 2)
+    image0 = _cut(stack, first, apply_matrix(place, grid), place)
+    image1 = _cut(other, second, apply_matrix(there, motion(grid)), there)
     if rng.random() < 0.5:
         image0, image1 = image1, image0
         moved: Callable[[FloatArray], FloatArray] = motion
@@ -207,15 +210,6 @@ def _inverted(motion: Callable[[FloatArray], FloatArray], xy: FloatArray) -> Flo
     for _ in range(12):
         guess = guess + (xy - motion(guess))
     return guess
-
-
-def _pixel_grid(size: int) -> FloatArray:
-    axis = np.arange(size) + 0.5
-    return np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-
-
-def _applied(matrix: FloatArray, xy: FloatArray) -> FloatArray:
-    return np.asarray(xy @ matrix[:2, :2].T + matrix[:2, 2])
 
 
 def _cut(stack: Stack, layer: int, xy: FloatArray, place: FloatArray) -> Bands:
@@ -396,7 +390,7 @@ def _to_bytes(image: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
         known = band[np.isfinite(band)]
         low, middle, high = np.percentile(known[:: max(1, known.size // 50000)], (0.5, 50, 99.5))
         values = np.nan_to_num(band, nan=low)
-        if high - middle > 12 * (middle - low) > 0:
+        if high - middle > LONG_TAIL * (middle - low) > 0:
             offset = 0.1 * (middle - low)
             values, high = np.log(np.maximum(values - low, 0) + offset), np.log(high - low + offset)
             low = np.log(offset)

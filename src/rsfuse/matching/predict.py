@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rsfuse.errors import ConfigError
-from rsfuse.matching import classic
-from rsfuse.matching.classic import PairReader, SearchRange, Stages, TiePointRows
+from rsfuse.matching import pipeline
 from rsfuse.matching.measurer import AnyMeasurer, TemplateMeasurer
+from rsfuse.matching.pipeline import PairReader, SearchRange, Stages, TiePointRows
 from rsfuse.matching.results import MatchResult, Reason, TiePoints
 from rsfuse.matching.robust import Fit, consensus, fit_transform, neighbours_agree
 from rsfuse.matching.trust import (
@@ -216,11 +216,11 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
     stages.mark("open")
     rng = np.random.default_rng(options.seed)
     georeferenced = reference.is_georeferenced and query.is_georeferenced
-    verified: list[classic.Verified] = []
+    verified: list[pipeline.Verified] = []
     for range_ in _ranges(options, georeferenced, pair.shape0):
-        candidates = classic.find_candidates(pair, range_, threads=options.threads)
+        candidates = pipeline.find_candidates(pair, range_, threads=options.threads)
         stages.mark("global search")
-        looked = classic.verify_all(pair, measurer, candidates, rng)
+        looked = pipeline.verify_all(pair, measurer, candidates, rng)
         stages.mark("verification")
         verified = sorted(verified + looked, key=lambda v: -v.consensus.evidence)
         if verified and verified[0].consensus.evidence > CLEAR_EVIDENCE:
@@ -389,10 +389,10 @@ def refine(
     rect = _overlap(pair, matrix)
     scale = _query_scale(Transform("affine", _affine_of(pair, matrix)), pair.shape0)
     finest = max(1.0, 1.0 / scale)
-    factor = max(1.0, max(h, w) / classic.VERIFY_SIDE_PX)
+    factor = max(1.0, max(h, w) / pipeline.VERIFY_SIDE_PX)
     factors = []
     while factor > finest * 1.01:
-        factor = max(finest, factor / classic.LEVEL_STEP)
+        factor = max(finest, factor / pipeline.LEVEL_STEP)
         factors.append(factor)
     factors = factors or [finest]
     placement: Transform = Transform("affine", matrix)
@@ -455,14 +455,14 @@ def refine(
             passes.insert(0, (factor, FIRST_RADIUS_PX))
         stages.mark(f"refinement at 1:{factor:.3g}")
     if rows is None:
-        empty = classic.join_none()
+        empty = pipeline.join_none()
         return empty, None, 0.0
     if fit is not None:
         fit = fit._replace(inliers=fit.inliers & (rows.measured.probability > 0.05))
     return rows, fit, agreement
 
 
-def _template(rect: classic.Rect, factor: float) -> int:
+def _template(rect: pipeline.Rect, factor: float) -> int:
     """Side of the templates on a lattice: smaller where the lattice is small."""
     smallest = int(max(16, min(rect[2], rect[3]) / factor))
     return min(TEMPLATE_PX, 2 * max(6, smallest // 5))
@@ -471,7 +471,7 @@ def _template(rect: classic.Rect, factor: float) -> int:
 def _measure_level(
     pair: PairReader,
     measurer: AnyMeasurer,
-    rect: classic.Rect,
+    rect: pipeline.Rect,
     placement: Transform,
     factor: float,
     radius: int,
@@ -479,9 +479,9 @@ def _measure_level(
     w, h = rect[2:]
     lattice = (max(16, round(h / factor)), max(16, round(w / factor)))
     template = _template(rect, factor)
-    if max(lattice) <= classic.WHOLE_SIDE_PX:
+    if max(lattice) <= pipeline.WHOLE_SIDE_PX:
         spacing = max(10, int(np.sqrt(lattice[0] * lattice[1] / KEYPOINTS)))
-        rows = classic.tie_points_in(
+        rows = pipeline.tie_points_in(
             pair,
             measurer,
             rect,
@@ -493,11 +493,11 @@ def _measure_level(
         )
         return rows if len(rows.xy) else None
     tiles = _tiles(rect, factor)
-    spacing = int(np.sqrt(classic.TILE_PX**2 * len(tiles) / SCENE_KEYPOINTS))
+    spacing = int(np.sqrt(pipeline.TILE_PX**2 * len(tiles) / SCENE_KEYPOINTS))
 
-    def one(tile: classic.Rect) -> TiePointRows:
+    def one(tile: pipeline.Rect) -> TiePointRows:
         size = (max(16, round(tile[3] / factor)), max(16, round(tile[2] / factor)))
-        return classic.tie_points_in(
+        return pipeline.tie_points_in(
             pair,
             measurer,
             tile,
@@ -508,17 +508,17 @@ def _measure_level(
             radius=radius,
         )
 
-    parts = classic.each(one, tiles)
+    parts = pipeline.each(one, tiles)
     found = [p for p in parts if len(p.xy)]
-    return classic.join(found) if found else None
+    return pipeline.join(found) if found else None
 
 
-def _tiles(rect: classic.Rect, factor: float) -> list[classic.Rect]:
+def _tiles(rect: pipeline.Rect, factor: float) -> list[pipeline.Rect]:
     """Windows of the lattice, at most `MAX_TILES`, evenly spread."""
     x, y, w, h = rect
-    side = classic.TILE_PX * factor
+    side = pipeline.TILE_PX * factor
     nx, ny = max(1, int(np.ceil(w / side))), max(1, int(np.ceil(h / side)))
-    shrink = np.sqrt(nx * ny / classic.MAX_TILES)
+    shrink = np.sqrt(nx * ny / pipeline.MAX_TILES)
     if shrink > 1:
         nx, ny = max(1, int(nx / shrink)), max(1, int(ny / shrink))
     tw, th = min(side, w), min(side, h)
@@ -527,7 +527,7 @@ def _tiles(rect: classic.Rect, factor: float) -> list[classic.Rect]:
     return [(float(a), float(b), float(tw), float(th)) for b in ys for a in xs]
 
 
-def _overlap(pair: PairReader, matrix: FloatArray) -> classic.Rect:
+def _overlap(pair: PairReader, matrix: FloatArray) -> pipeline.Rect:
     """Part of the reference that the placed query covers, as (x, y, w, h)."""
     x1, y1, w1, h1 = pair.area1
     corners = np.array([[x1, y1], [x1 + w1, y1], [x1 + w1, y1 + h1], [x1, y1 + h1]])
@@ -580,13 +580,13 @@ def compose(placed: Transform, pair: PairReader, linear_base: FloatArray | None)
     return Transform("smooth", base, field)
 
 
-def _runner_up(verified: list[classic.Verified], shape0: tuple[int, int]) -> float:
+def _runner_up(verified: list[pipeline.Verified], shape0: tuple[int, int]) -> float:
     """Agreement of the best placement that is really another one."""
     others = (v for v in verified[1:] if _differ(v, verified[0], shape0))
     return max((v.consensus.evidence for v in others), default=0.0)
 
 
-def _differ(a: classic.Verified, b: classic.Verified, shape0: tuple[int, int]) -> bool:
+def _differ(a: pipeline.Verified, b: pipeline.Verified, shape0: tuple[int, int]) -> bool:
     """Whether two placements put the corners of the reference at different places."""
     h, w = shape0
     corners = np.array([[0, 0], [w, 0], [w, h], [0, h]], float)
@@ -630,7 +630,7 @@ def pair_reader(
     h0, w0 = reference.shape
     h1, w1 = query.shape
     linear: FloatArray | None = np.eye(3)
-    base: classic.Points
+    base: pipeline.Points
     if options.prior is not None:
         prior = options.prior
         linear = prior
@@ -684,13 +684,13 @@ def pair_reader(
                 ),
             )
 
-    def read0(rect: classic.Rect, shape: tuple[int, int]) -> tuple[Any, Any]:
+    def read0(rect: pipeline.Rect, shape: tuple[int, int]) -> tuple[Any, Any]:
         x, y, w, h = (round(v) for v in rect)
         whole = (h, w) == shape
         raster = reference.read(Window(x, y, w, h), shape=None if whole else shape, bands=bands0)
         return raster.data, raster.valid
 
-    def read1(shape: tuple[int, int], mapping: classic.Points) -> tuple[Any, Any]:
+    def read1(shape: tuple[int, int], mapping: pipeline.Points) -> tuple[Any, Any]:
         raster = read_mapped(query, shape, mapping, bands=bands1)
         return raster.data, raster.valid
 
@@ -706,7 +706,7 @@ def _some_bands(source: RasterSource) -> tuple[str | int, ...] | None:
     return tuple(source.bands[int(i)] for i in np.round(np.linspace(0, count - 1, 4)))
 
 
-def _straight(base: classic.Points, shape: tuple[int, int]) -> FloatArray | None:
+def _straight(base: pipeline.Points, shape: tuple[int, int]) -> FloatArray | None:
     """The matrix of a mapping, if it is affine to within `LINEAR_BASE_PX`."""
     h, w = shape
     grid = np.stack(np.meshgrid(np.linspace(0, w, 9), np.linspace(0, h, 9)), -1).reshape(-1, 2)

@@ -33,7 +33,6 @@ Mask = npt.NDArray[np.bool_]
 GRADIENT_SIGMA_PX = 1.0
 LONG_TAIL = 12.0  # upper over lower half of the histogram's range, from which logarithms are taken
 CONTRAST_RADIUS_PX = 12.0  # sigma of the neighbourhood that strength is divided by
-KEYPOINT_SPACING = 10  # of the keypoints that the network is told of
 SMOOTHING_PX = 1.5  # sigma over which edge positions of two sensors may differ
 
 
@@ -66,7 +65,7 @@ def structure_channels(
     z2 = np.zeros((height, width), np.complex64)
     filled = valid.all()
     for band in image:
-        gx, gy = _gradient(_prepared(band, valid), GRADIENT_SIGMA_PX)
+        gx, gy = _gradient(prepared(band, valid), GRADIENT_SIGMA_PX)
         strength = np.hypot(gx, gy)
         mean = cv2.GaussianBlur(strength, (0, 0), CONTRAST_RADIUS_PX) + 1e-6
         floor = 0.05 * float(strength.mean()) + 1e-9
@@ -85,47 +84,7 @@ def structure_channels(
     return Structure(np.ascontiguousarray(z), usable)
 
 
-class NetworkInput(NamedTuple):
-    """What the matching network sees of an image.
-
-    Attributes:
-        image: (6, H, W): real and imaginary parts of both harmonics, grey value, strength of the
-            structure; 0 in all where nothing is known.
-        mass: (1, H / 8, W / 8) keypoints per block of 8 x 8 pixels.
-        structure: The structure channels.
-    """
-
-    image: FloatImage
-    mass: FloatImage
-    structure: Structure
-
-
-def network_channels(image: FloatImage, valid: Mask) -> NetworkInput:
-    """Channels of the matching network.
-
-    Args:
-        image: (C, H, W).
-        valid: (H, W).
-    """
-    from rsfuse.matching.fine import detect_keypoints
-
-    structure = structure_channels(image, valid)
-    height, width = structure.valid.shape
-    parts = np.ascontiguousarray(structure.z).view(np.float32).reshape(2, height, width, 2)
-    grey = np.mean([_prepared(band, valid) for band in image], axis=0)
-    grey = grey - cv2.GaussianBlur(grey, (0, 0), CONTRAST_RADIUS_PX)
-    strength = np.abs(structure.z[0]) + 0.01
-    planes = [parts[0, ..., 0], parts[0, ..., 1], parts[1, ..., 0], parts[1, ..., 1]]
-    stacked = np.stack([*planes, 4.0 * grey, strength]).astype(np.float32)
-    stacked[:, ~structure.valid] = 0
-    points = detect_keypoints(structure, spacing=KEYPOINT_SPACING, margin=0)
-    mass = np.zeros((1, -(-height // 8), -(-width // 8)), np.float32)
-    block = (points / 8).astype(int)
-    np.add.at(mass[0], (block[:, 1], block[:, 0]), 1.0)
-    return NetworkInput(stacked, mass, structure)
-
-
-def _prepared(band: FloatImage, valid: Mask) -> FloatImage:
+def prepared(band: FloatImage, valid: Mask) -> FloatImage:
     """A band without holes, scaled to a robust range of 1; in logarithms where its tail is long."""
     known = band[valid]
     if known.size == 0:

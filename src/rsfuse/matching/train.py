@@ -17,6 +17,7 @@ from rsfuse.engine.fit import Progress, fit
 from rsfuse.engine.learner import Learner
 from rsfuse.engine.seeds import seeded
 from rsfuse.matching.loss import Truth, match_loss
+from rsfuse.matching.metrics import auroc
 from rsfuse.matching.model import CELL, CstfMatcher, Positions, expected_position
 from rsfuse.matching.operators import HELD_OUT, OPERATORS
 from rsfuse.matching.pairs import (
@@ -167,7 +168,7 @@ class MatchLearner(Learner):
         self, model: nn.Module, device: torch.device, operators: dict[str, Any]
     ) -> dict[str, float]:
         """Share within 1 and 2 px, median error, AUROC of "no match", coarse patches right."""
-        gaps, known, absent, patches = [], [], [], []
+        gaps, present, absent, patches = [], [], [], []
         for start in range(0, self.config.validation, self.config.batch):
             rows = []
             for number in range(start, min(start + self.config.batch, self.config.validation)):
@@ -180,16 +181,17 @@ class MatchLearner(Learner):
             counted = truth.counted & said.maps.known
             inside = counted & truth.related & (truth.shift.abs().amax(-1) <= self.config.radius)
             gaps.append((place - truth.shift).norm(dim=-1)[inside].cpu())
-            lost = said.logits.softmax(dim=-1)[..., -1]
-            known.append(lost[inside].cpu())
-            absent.append(lost[counted & ~inside].cpu())
+            no_match = said.logits.softmax(dim=-1)[..., -1]
+            present.append(no_match[inside].cpu())
+            absent.append(no_match[counted & ~inside].cpu())
             patches.append(_patches_right(said, truth).cpu())
-        gap = torch.cat(gaps)
+        gap, lost = torch.cat(gaps), torch.cat(absent)
+        no_match = torch.cat([lost, *present])
         return {
             "within_1px": float((gap < 1).float().mean()),
             "within_2px": float((gap < 2).float().mean()),
             "median_px": float(gap.median()),
-            "auroc": _auroc(torch.cat(absent), torch.cat(known)),
+            "auroc": auroc(no_match.numpy(), np.arange(len(no_match)) < len(lost)),
             "patches": float(torch.cat(patches).float().mean()),
         }
 
@@ -260,14 +262,6 @@ def _patches_right(said: Positions, truth: Truth) -> Tensor:
     place = home + truth.patches / truth.patch
     gap = (torch.stack([best % columns, best // columns], -1) - place).abs().amax(-1)
     return (gap <= 1)[truth.patches_related]
-
-
-def _auroc(high: Tensor, low: Tensor) -> float:
-    """Chance that a value of `high` is above one of `low`."""
-    if len(high) == 0 or len(low) == 0:
-        return float("nan")
-    rank = torch.cat([high, low]).argsort().argsort().double()[: len(high)] + 1
-    return float((rank.sum() - len(high) * (len(high) + 1) / 2) / (len(high) * len(low)))
 
 
 def train(

@@ -24,6 +24,13 @@ def _cross(ox: float, oy: float, ax: float, ay: float, bx: float, by: float) -> 
     return (ax - ox) * (by - oy) - (ay - oy) * (bx - ox)
 
 
+def polygon_areas(polygons: npt.ArrayLike) -> Floats:
+    """(...) areas of polygons (..., n, 2), whichever way they turn."""
+    x, y = np.moveaxis(np.asarray(polygons, np.float64), -1, 0)
+    cross = x * np.roll(y, -1, axis=-1) - np.roll(x, -1, axis=-1) * y
+    return np.asarray(np.abs(cross.sum(axis=-1)) / 2)
+
+
 @njit(cache=True, nogil=True)
 def signed_area(polygon: Floats) -> float:
     """Area of a polygon (n, 2): positive where it turns clockwise on the screen."""

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from rsfuse.detection.data import Dataset
+from rsfuse.detection.formats.assemble import Wanted
 from rsfuse.errors import InputError
 
 # Format -> module; each has `read` and, where it can be written, `write`.
@@ -23,8 +24,9 @@ FORMATS = {
 }
 
 
-# Formats with several images of each scene.
+# Formats with several images of each scene: with any, or with one partner of their own.
 SEVERAL_IMAGES = ("simulated",)
+PAIRS = ("dronevehicle", "vedai")
 
 
 def read_dataset(
@@ -36,6 +38,7 @@ def read_dataset(
     ignored: Sequence[str] = (),
     image: str = "",
     partner: str = "",
+    level: int = 1,
 ) -> Dataset:
     """Read a data set.
 
@@ -46,7 +49,8 @@ def read_dataset(
         classes: Names in the order of the labels.
         ignored: Classes whose objects become difficult.
         image: Which image of each scene, where a format has several.
-        partner: The second image of each scene, where a format has several.
+        partner: The second image of each scene; a format of pairs has its own, whatever its name.
+        level: Of a tree of classes (HRSC2016): 1 for the coarsest.
 
     Raises:
         InputError: Unknown format, or a damaged data set.
@@ -59,16 +63,17 @@ def read_dataset(
         raise InputError(
             f"format {name!r} is unknown", f"known are {', '.join(FORMATS)}", "choose one of them"
         )
-    several = {key: value for key, value in (("image", image), ("partner", partner)) if value}
-    if several and name not in SEVERAL_IMAGES:
+    if (image and name not in SEVERAL_IMAGES) or (
+        partner and name not in (*SEVERAL_IMAGES, *PAIRS)
+    ):
         raise InputError(
             f"the format {name} has one image per scene",
-            f"{' and '.join(several)} can be chosen for {', '.join(SEVERAL_IMAGES)}",
+            f"image can be chosen for {', '.join(SEVERAL_IMAGES)}, partner also for "
+            + ", ".join(PAIRS),
             "leave it out",
         )
-    found: Dataset = import_module(FORMATS[name]).read(
-        path, split=split, classes=classes, ignored=ignored, **several
-    )
+    wanted = Wanted(split, classes, ignored, image, partner, level)
+    found: Dataset = import_module(FORMATS[name]).read(path, wanted)
     return found
 
 

@@ -16,6 +16,27 @@ Row = tuple[tuple[float, ...], str, int]
 LIST_FOLDERS = ("ImageSets", "ImageSets/Main", ".")
 
 
+class Wanted(NamedTuple):
+    """What is wanted of a data set.
+
+    Attributes:
+        split: A part of it, for example "train"; everything when None.
+        classes: Names in the order of the labels; when None those of the format or of its files, or
+            else those that occur, sorted.
+        ignored: Classes whose objects become difficult.
+        image: Which image of each scene, where a format has several.
+        partner: The second image of each scene, where a format has several.
+        level: Of a tree of classes: 1 for the coarsest.
+    """
+
+    split: str | None = None
+    classes: Sequence[str] | None = None
+    ignored: Sequence[str] = ()
+    image: str = ""
+    partner: str = ""
+    level: int = 1
+
+
 class Parsed(NamedTuple):
     """What a label file says of one image.
 
@@ -40,12 +61,11 @@ def assemble(
     root: Path,
     parsed: Mapping[str, Parsed],
     images: Mapping[str, Path],
+    wanted: Wanted,
     *,
-    classes: Sequence[str] | None,
-    ignored: Sequence[str],
     known: Sequence[str] = (),
     notes: Counter[str] | None = None,
-    wanted: set[str] | None = None,
+    listed: set[str] | None = None,
 ) -> Dataset:
     """A data set.
 
@@ -53,27 +73,25 @@ def assemble(
         root: Its folder, for errors.
         parsed: Labels by the stem of the image.
         images: Image files by stem.
-        classes: Names in the order of the labels; when None those of `known`, or else those that
-            occur, sorted.
-        ignored: Classes whose objects become difficult.
+        wanted: What is wanted of it.
         known: All classes of the format, in its order.
         notes: What was skipped or repaired.
-        wanted: Stems of the part that is read; all when None.
+        listed: Stems of the part that is read; all when None.
 
     Raises:
         InputError: An object is of a class that is in no list.
     """
     notes = Counter() if notes is None else notes
     occurring = {row[1] for entry in parsed.values() for row in entry.rows}
-    names = tuple(classes or known or sorted(occurring - set(ignored)))
-    unknown = sorted(occurring - set(names) - set(ignored))
+    names = tuple(wanted.classes or known or sorted(occurring - set(wanted.ignored)))
+    unknown = sorted(occurring - set(names) - set(wanted.ignored))
     if unknown:
         raise InputError(
             f"{root} holds objects of the class {unknown[0]!r}",
             f"the classes asked for are {', '.join(names)}",
             "add it to the classes or to those that are ignored",
         )
-    kept = [name for name in names if name not in ignored]
+    kept = [name for name in names if name not in wanted.ignored]
     numbers = {name: i for i, name in enumerate(kept)}
     samples = []
     for stem, entry in parsed.items():
@@ -90,7 +108,7 @@ def assemble(
         samples.append(Sample(stem, image, found, entry.partner, entry.size, entry.gsd_m))
     if images:
         notes["labels without an image"] += sum(s.image is None for s in samples)
-        absent = [s for s in images if s not in parsed and (wanted is None or s in wanted)]
+        absent = [s for s in images if s not in parsed and (listed is None or s in listed)]
         notes["images without labels"] += len(absent)
     return Dataset(tuple(kept), tuple(samples), {key: n for key, n in notes.items() if n})
 
@@ -124,7 +142,7 @@ def part_of(root: Path, split: str | None) -> set[str] | None:
     )
 
 
-def label_files(folders: Sequence[Path], suffix: str, wanted: set[str] | None) -> list[Path]:
+def label_files(folders: Sequence[Path], suffix: str, listed: set[str] | None) -> list[Path]:
     """Label files of the first folder that holds any.
 
     Raises:
@@ -132,7 +150,7 @@ def label_files(folders: Sequence[Path], suffix: str, wanted: set[str] | None) -
     """
     for folder in folders:
         files = sorted(folder.glob(f"*{suffix}")) if folder.is_dir() else []
-        files = [path for path in files if wanted is None or path.stem in wanted]
+        files = [path for path in files if listed is None or path.stem in listed]
         if files:
             return files
     raise InputError(

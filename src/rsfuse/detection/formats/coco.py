@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +9,22 @@ import numpy as np
 import numpy.typing as npt
 
 from rsfuse.detection.data import Dataset
-from rsfuse.detection.formats.assemble import Parsed, Row, assemble, images_of
+from rsfuse.detection.formats.assemble import Parsed, Row, Wanted, assemble, images_of
 from rsfuse.errors import InputError
 from rsfuse.ops.boxes import corners_of, smallest_box
+from rsfuse.ops.polygons import polygon_areas
 from rsfuse.runs import atomic_path
 
 IMAGES = ("images", "train", "val", "train2017", "val2017", ".")
 
 
-def read(
-    folder: Path,
-    *,
-    split: str | None = None,
-    classes: Sequence[str] | None = None,
-    ignored: Sequence[str] = (),
-) -> Dataset:
+def read(folder: Path, wanted: Wanted) -> Dataset:
     """Read a JSON file, or the one of a folder (of a part: the one whose name holds it).
 
     Raises:
         InputError: No such file, more than one, damaged, or an unknown class.
     """
-    path = _file(folder, split)
+    path = _file(folder, wanted.split)
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     content = _load(path)
     names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
@@ -59,9 +53,7 @@ def read(
         image = file if file.is_file() else images.get(stem)
         parsed[stem] = Parsed(rows[entry["id"]], size=size, image=image)
     ordered = [names[key] for key in sorted(names)]
-    return assemble(
-        folder, parsed, {}, classes=classes, ignored=ignored, known=ordered, notes=notes
-    )
+    return assemble(folder, parsed, {}, wanted, known=ordered, notes=notes)
 
 
 def write(folder: Path, dataset: Dataset) -> None:
@@ -77,9 +69,7 @@ def write(folder: Path, dataset: Dataset) -> None:
         for corners, label, flag in zip(
             objects.corners, objects.labels, objects.difficult, strict=True
         ):
-            x, y = corners.T
             low, high = corners.min(axis=0), corners.max(axis=0)
-            area = abs((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) / 2
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -87,7 +77,7 @@ def write(folder: Path, dataset: Dataset) -> None:
                     "category_id": int(label) + 1,
                     "segmentation": [corners.reshape(8).tolist()],
                     "bbox": [*low.tolist(), *(high - low).tolist()],
-                    "area": float(area),
+                    "area": float(polygon_areas(corners)),
                     "iscrowd": 0,
                     "difficult": int(flag > 0),
                 }

@@ -8,12 +8,14 @@ wild holds is accepted: byte order marks, CRLF, tabs, blank lines, missing heade
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from rsfuse.detection.data import Dataset, find_images
-from rsfuse.detection.formats.assemble import Parsed, Row, assemble
+from rsfuse.detection.formats.assemble import Parsed, Row, Wanted, assemble
 from rsfuse.errors import InputError
+from rsfuse.ops.polygons import polygon_areas
 from rsfuse.runs import atomic_path
 
 LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.5", "labelTxt-v2.0")
@@ -39,31 +41,24 @@ CLASSES_1_5 = (*CLASSES_1_0, "container-crane")
 CLASSES_2_0 = (*CLASSES_1_5, "airport", "helipad")
 
 
-def read(
-    folder: Path,
-    *,
-    split: str | None = None,
-    classes: Sequence[str] | None = None,
-    ignored: Sequence[str] = (),
-) -> Dataset:
+def read(folder: Path, wanted: Wanted) -> Dataset:
     """Read a folder with `images` and `labelTxt`, or one with label files alone.
 
     Args:
         folder: The data set; with a split, its subfolder of that name or the list in split.json.
-        split: For example "train"; everything when None.
-        classes: Names in the order of the labels; those that occur, sorted, when None (classes.json
-            beside the labels, a list of names, gives the order where there is one).
-        ignored: Classes whose objects become difficult.
+        wanted: What is wanted of it; without classes, classes.json beside the labels (a list of
+            names) gives their order where there is one.
 
     Raises:
         InputError: No label file, a damaged line (the error names it), or an unknown class.
     """
+    split = wanted.split
     root = folder / split if split and (folder / split).is_dir() else folder
     labels = next((root / name for name in LABEL_FOLDERS if (root / name).is_dir()), root)
     files = sorted(path for path in labels.glob("*.txt"))
-    wanted = _listed(folder, split) if split and root == folder else None
-    if wanted is not None:
-        files = [path for path in files if path.stem in wanted]
+    listed = _listed(folder, split) if split and root == folder else None
+    if listed is not None:
+        files = [path for path in files if path.stem in listed]
     if not files:
         raise InputError(
             f"{labels} holds no label files" + (f" of the split {split!r}" if split else ""),
@@ -72,17 +67,16 @@ def read(
         )
     notes: Counter[str] = Counter()
     parsed = {path.stem: parse(path, notes) for path in files}
-    listed = root / "classes.json"
-    known = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else ()
+    names = root / "classes.json"
+    known = json.loads(names.read_text(encoding="utf-8")) if names.is_file() else ()
     return assemble(
         root,
         {stem: Parsed(rows, gsd_m) for stem, (rows, gsd_m) in parsed.items()},
         find_images(root / "images"),
-        classes=classes,
-        ignored=ignored,
+        wanted,
         known=known,
         notes=notes,
-        wanted=wanted,
+        listed=listed,
     )
 
 
@@ -118,7 +112,7 @@ def parse(path: Path, notes: Counter[str] | None = None) -> tuple[list[Row], flo
                 "a line is x1 y1 x2 y2 x3 y3 x4 y4 class difficult",
                 "correct or remove the line",
             )
-        if _area(values) <= 0.0:
+        if polygon_areas(np.reshape(values, (4, 2))) <= 0.0:
             if notes is not None:
                 notes["objects without area"] += 1
             continue
@@ -169,8 +163,3 @@ def _is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
-
-
-def _area(values: Sequence[float]) -> float:
-    x, y = values[0::2], values[1::2]
-    return abs(sum(x[i] * y[(i + 1) % 4] - x[(i + 1) % 4] * y[i] for i in range(4))) / 2

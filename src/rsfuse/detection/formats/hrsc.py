@@ -8,7 +8,6 @@ readers need and no others.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,6 +18,7 @@ from rsfuse.detection.formats import xml
 from rsfuse.detection.formats.assemble import (
     Parsed,
     Row,
+    Wanted,
     assemble,
     images_of,
     label_files,
@@ -49,36 +49,26 @@ TREE = {
 }  # fmt: skip
 
 
-def read(
-    folder: Path,
-    *,
-    split: str | None = None,
-    classes: Sequence[str] | None = None,
-    ignored: Sequence[str] = (),
-    level: int = 1,
-) -> Dataset:
+def read(folder: Path, wanted: Wanted) -> Dataset:
     """Read the data set.
 
     Args:
         folder: With FullDataSet or Annotations.
-        split: A list of ImageSets, for example "trainval".
-        classes: Names in the order of the labels; all of the level that occur when None.
-        ignored: Classes whose objects become difficult.
-        level: 1 for ships, 2 for their four kinds, 3 for the finest class known.
+        wanted: Its parts are lists of ImageSets, for example "trainval"; level 1 is ships, 2 their
+            four kinds, 3 the finest class known.
 
     Raises:
         InputError: No label file, a damaged one, or an unknown class or level.
     """
+    level = wanted.level
     if level not in (1, 2, 3):
         raise InputError(f"level {level}", "HRSC2016 has the class levels 1, 2 and 3", "use one")
     notes: Counter[str] = Counter()
-    wanted = part_of(folder, split)
-    files = label_files([folder / name for name in LABELS], ".xml", wanted)
+    listed = part_of(folder, wanted.split)
+    files = label_files([folder / name for name in LABELS], ".xml", listed)
     parsed = {path.stem: parse(path, notes, level) for path in files}
     images = images_of(folder, IMAGES)
-    return assemble(
-        folder, parsed, images, classes=classes, ignored=ignored, notes=notes, wanted=wanted
-    )
+    return assemble(folder, parsed, images, wanted, notes=notes, listed=listed)
 
 
 def parse(path: Path, notes: Counter[str], level: int = 1) -> Parsed:

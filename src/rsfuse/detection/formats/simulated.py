@@ -4,10 +4,10 @@ The parts are stretches of the sorted scenes: "train" is the first 80 %, "val" t
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
-from rsfuse.detection.data import Dataset, Objects, Sample
+from rsfuse.detection.data import Dataset
+from rsfuse.detection.formats.assemble import Parsed, Wanted, assemble
 from rsfuse.detection.formats.dota import parse
 from rsfuse.errors import InputError
 from rsfuse.runs import read_json
@@ -18,24 +18,8 @@ IMAGES = ("pan", "ms", "thermal", "sar")
 _TRAIN_SHARE = 0.8
 
 
-def read(
-    folder: Path,
-    *,
-    split: str | None = None,
-    classes: Sequence[str] | None = None,
-    ignored: Sequence[str] = (),
-    image: str = "",
-    partner: str = "",
-) -> Dataset:
-    """Read simulated scenes.
-
-    Args:
-        folder: A scene, or a folder of scenes.
-        split: "train", "val", or everything when None.
-        classes: Names in the order of the labels; those that occur, sorted, when None.
-        ignored: Classes whose objects become difficult.
-        image: The image of each scene, for example "pan"; the first of `IMAGES` when empty.
-        partner: A second image of each scene, for example "thermal"; none when empty.
+def read(folder: Path, wanted: Wanted) -> Dataset:
+    """Read a scene, or a folder of scenes; the image is the first of `IMAGES` where none is named.
 
     Raises:
         InputError: No scenes, no such image, or an unknown class or part.
@@ -50,34 +34,21 @@ def read(
         )
     cut = max(1, min(round(_TRAIN_SHARE * len(scenes)), len(scenes) - 1))
     parts = {"train": scenes[:cut], "val": scenes[cut:]}
-    if split is not None and split not in parts:
+    if wanted.split is not None and wanted.split not in parts:
         raise InputError(
-            f"simulated scenes have no part {split!r}", "they have train and val", "name one"
+            f"simulated scenes have no part {wanted.split!r}", "they have train and val", "name one"
         )
     notes: Counter[str] = Counter()
-    chosen = scenes if split is None else parts[split]
-    parsed = [(scene, _image(scene, image), parse(_truth(scene, image), notes)) for scene in chosen]
-    occurring = sorted({row[1] for _, _, (rows, _) in parsed for row in rows} - set(ignored))
-    names = tuple(classes or occurring)
-    unknown = sorted(set(occurring) - set(names))
-    if unknown:
-        raise InputError(
-            f"{folder} holds objects of the class {unknown[0]!r}",
-            f"the classes asked for are {', '.join(names)}",
-            "add it to the classes or to those that are ignored",
+    parsed = {}
+    for scene in scenes if wanted.split is None else parts[wanted.split]:
+        rows, gsd_m = parse(_truth(scene, wanted.image), notes)
+        parsed[scene.name] = Parsed(
+            rows,
+            gsd_m or float(read_json(scene / "scene.json")["gsd_m"]),
+            image=_image(scene, wanted.image),
+            partner=scene / f"{wanted.partner}.tif" if wanted.partner else None,
         )
-    samples = []
-    for scene, file, (rows, gsd) in parsed:
-        found = Objects.of(
-            [
-                (values, names.index(name) if name in names else 0, flag if name in names else 1)
-                for values, name, flag in rows
-            ]
-        )
-        other = scene / f"{partner}.tif" if partner else None
-        gsd = gsd or float(read_json(scene / "scene.json")["gsd_m"])
-        samples.append(Sample(scene.name, file, found, partner=other, gsd_m=gsd))
-    return Dataset(names, tuple(samples), dict(notes))
+    return assemble(folder, parsed, {}, wanted, notes=notes)
 
 
 def _image(scene: Path, named: str) -> Path:

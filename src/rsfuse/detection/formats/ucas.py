@@ -5,30 +5,25 @@ upright box, which are not needed.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from rsfuse.detection.data import Dataset, find_images
-from rsfuse.detection.formats.assemble import Parsed, Row, assemble
+from rsfuse.detection.formats.assemble import Parsed, Row, Wanted, assemble
 from rsfuse.errors import InputError
 
 FOLDERS = {"CAR": "car", "PLANE": "plane"}
 
 
-def read(
-    folder: Path,
-    *,
-    split: str | None = None,
-    classes: Sequence[str] | None = None,
-    ignored: Sequence[str] = (),
-) -> Dataset:
+def read(folder: Path, wanted: Wanted) -> Dataset:
     """Read both folders; the data set has no parts of its own.
 
     Raises:
         InputError: Neither folder exists, a damaged line, or a split was asked for.
     """
-    if split is not None:
-        raise InputError("UCAS-AOD has no parts", f"{split!r} was asked for", "leave the split out")
+    if wanted.split is not None:
+        raise InputError(
+            "UCAS-AOD has no parts", f"{wanted.split!r} was asked for", "leave the split out"
+        )
     parsed: dict[str, Parsed] = {}
     images: dict[str, Path] = {}
     for name, label in FOLDERS.items():
@@ -49,9 +44,7 @@ def read(
         )
     known = tuple(FOLDERS.values())
     notes: Counter[str] = Counter()
-    return assemble(
-        folder, parsed, images, classes=classes, ignored=ignored, known=known, notes=notes
-    )
+    return assemble(folder, parsed, images, wanted, known=known, notes=notes)
 
 
 def parse(path: Path, label: str) -> list[Row]:

@@ -6,14 +6,13 @@ no quadrilateral becomes the smallest rotated box around it, in pixels of the im
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from rsfuse.detection.data import IMAGE_SUFFIXES, Dataset
-from rsfuse.detection.formats.assemble import Parsed, Row, assemble
+from rsfuse.detection.formats.assemble import Parsed, Row, Wanted, assemble
 from rsfuse.detection.results import Detections
 from rsfuse.errors import InputError
 from rsfuse.ops.boxes import corners_of, from_corners, smallest_box
@@ -21,19 +20,13 @@ from rsfuse.ops.boxes import corners_of, from_corners, smallest_box
 SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb")
 
 
-def read(
-    folder: Path,
-    *,
-    split: str | None = None,
-    classes: Sequence[str] | None = None,
-    ignored: Sequence[str] = (),
-) -> Dataset:
+def read(folder: Path, wanted: Wanted) -> Dataset:
     """Read every label file that has an image of the same name.
 
     Raises:
         InputError: No such pair, a label file without the column `class`, or a missing CRS.
     """
-    root = folder.parent if folder.is_file() else folder / (split or "")
+    root = folder.parent if folder.is_file() else folder / (wanted.split or "")
     files = [folder] if folder.is_file() else [p for s in SUFFIXES for p in root.glob(f"*{s}")]
     parsed: dict[str, Parsed] = {}
     images: dict[str, Path] = {}
@@ -53,7 +46,7 @@ def read(
             f"{', '.join(SUFFIXES)} beside a raster are needed",
             "name both alike, for example harbour.tif and harbour.gpkg",
         )
-    return assemble(folder, parsed, images, classes=classes, ignored=ignored, notes=notes)
+    return assemble(folder, parsed, images, wanted, notes=notes)
 
 
 def parse(path: Path, image: Path, notes: Counter[str]) -> Parsed:

@@ -7,11 +7,10 @@ an unknown one becomes class-ID.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 from rsfuse.detection.data import Dataset
-from rsfuse.detection.formats.assemble import Parsed, Row, assemble
+from rsfuse.detection.formats.assemble import Parsed, Row, Wanted, assemble
 from rsfuse.errors import InputError
 
 CLASSES = {
@@ -20,13 +19,7 @@ CLASSES = {
 }  # fmt: skip
 
 
-def read(
-    folder: Path,
-    *,
-    split: str | None = None,
-    classes: Sequence[str] | None = None,
-    ignored: Sequence[str] = (),
-) -> Dataset:
+def read(folder: Path, wanted: Wanted) -> Dataset:
     """Read the data set; a split is a fold list such as fold01 (fold01.txt).
 
     Raises:
@@ -42,16 +35,14 @@ def read(
     rows = parse(files[0])
     images = {p.stem.removesuffix("_co"): p for p in sorted(folder.rglob("*_co.png"))}
     partners = {p.stem.removesuffix("_ir"): p for p in sorted(folder.rglob("*_ir.png"))}
-    wanted = None if split is None else _fold(folder, split)
-    stems = sorted({*rows, *images} if wanted is None else wanted)
+    listed = None if wanted.split is None else _fold(folder, wanted.split)
+    stems = sorted({*rows, *images} if listed is None else listed)
     parsed = {
         stem: Parsed(rows.get(stem, []), image=images.get(stem), partner=partners.get(stem))
         for stem in stems
     }
     notes: Counter[str] = Counter()
-    return assemble(
-        folder, parsed, images, classes=classes, ignored=ignored, notes=notes, wanted=wanted
-    )
+    return assemble(folder, parsed, images, wanted, notes=notes, listed=listed)
 
 
 def parse(path: Path) -> dict[str, list[Row]]:

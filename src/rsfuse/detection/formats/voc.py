@@ -14,7 +14,6 @@ labels of visible images miss objects at night.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -25,6 +24,7 @@ from rsfuse.detection.formats import xml
 from rsfuse.detection.formats.assemble import (
     Parsed,
     Row,
+    Wanted,
     assemble,
     images_of,
     label_files,
@@ -32,6 +32,7 @@ from rsfuse.detection.formats.assemble import (
 )
 from rsfuse.errors import InputError
 from rsfuse.ops.boxes import corners_of
+from rsfuse.ops.polygons import polygon_areas
 
 LABELS = ("Annotations/Oriented Bounding Boxes", "Annotations", "labels", "xml", ".")
 IMAGES = ("JPEGImages", "JPEGImages-trainval", "JPEGImages-test", "images", ".")
@@ -54,34 +55,26 @@ SPELLINGS = {
 }
 
 
-def read(
-    folder: Path,
-    *,
-    split: str | None = None,
-    classes: Sequence[str] | None = None,
-    ignored: Sequence[str] = (),
-) -> Dataset:
+def read(folder: Path, wanted: Wanted) -> Dataset:
     """Read a folder of label files with their images.
 
     Raises:
         InputError: No label file, a damaged one (the error names it), or an unknown class.
     """
     notes: Counter[str] = Counter()
-    pair = _drone_folders(folder, split)
+    pair = _drone_folders(folder, wanted.split)
     if pair is not None:
         visible, infrared, labels = pair
         files = label_files([labels], ".xml", None)
         images, partners = find_images(visible), find_images(infrared)
         parsed = {path.stem: parse(path, notes) for path in files}
         parsed = {stem: p._replace(partner=partners.get(stem)) for stem, p in parsed.items()}
-        return assemble(folder, parsed, images, classes=classes, ignored=ignored, notes=notes)
-    wanted = part_of(folder, split)
-    files = label_files([folder / name for name in LABELS], ".xml", wanted)
+        return assemble(folder, parsed, images, wanted, notes=notes)
+    listed = part_of(folder, wanted.split)
+    files = label_files([folder / name for name in LABELS], ".xml", listed)
     parsed = {path.stem: parse(path, notes) for path in files}
     images = images_of(folder, IMAGES)
-    return assemble(
-        folder, parsed, images, classes=classes, ignored=ignored, notes=notes, wanted=wanted
-    )
+    return assemble(folder, parsed, images, wanted, notes=notes, listed=listed)
 
 
 def parse(path: Path, notes: Counter[str]) -> Parsed:
@@ -93,7 +86,7 @@ def parse(path: Path, notes: Counter[str]) -> Parsed:
         corners = _corners(element, path)
         if corners is None:
             notes["objects without a shape"] += 1
-        elif _area(corners) <= 0:
+        elif polygon_areas(np.reshape(corners, (4, 2))) <= 0:
             notes["objects without area"] += 1
         else:
             rows.append((corners, SPELLINGS.get(name.lower(), name), xml.flag(element)))
@@ -120,11 +113,6 @@ def _corners(element: Element, path: Path) -> tuple[float, ...] | None:
         x0, y0, x1, y1 = xml.numbers(upright, UPRIGHT, path)
         return (x0, y0, x1, y0, x1, y1, x0, y1)
     return None
-
-
-def _area(values: tuple[float, ...]) -> float:
-    x, y = np.array(values[0::2]), np.array(values[1::2])
-    return float(abs((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) / 2)
 
 
 def _drone_folders(folder: Path, split: str | None) -> tuple[Path, Path, Path] | None:

@@ -13,25 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from rsfuse.detection.data import Dataset, find_images
-from rsfuse.detection.formats.assemble import Parsed, Row, assemble, label_files
+from rsfuse.detection.formats.assemble import Parsed, Row, Wanted, assemble, label_files
 from rsfuse.errors import InputError
+from rsfuse.ops.polygons import polygon_areas
 from rsfuse.runs import atomic_path
 
 
-def read(
-    folder: Path,
-    *,
-    split: str | None = None,
-    classes: Sequence[str] | None = None,
-    ignored: Sequence[str] = (),
-) -> Dataset:
+def read(folder: Path, wanted: Wanted) -> Dataset:
     """Read the data set; image sizes come from the images.
 
     Raises:
         InputError: No label file, a line that is none of the format's, a label without an image, or
             an unknown class.
     """
-    part = split or ""
+    part = wanted.split or ""
     images = find_images(folder / "images" / part)
     files = label_files([folder / "labels" / part, folder], ".txt", None)
     names = class_names(folder)
@@ -42,9 +37,7 @@ def read(
             notes["labels without an image"] += 1
             continue
         parsed[path.stem] = parse(path, image_size(images[path.stem]), names, notes)
-    return assemble(
-        folder, parsed, images, classes=classes, ignored=ignored, known=names, notes=notes
-    )
+    return assemble(folder, parsed, images, wanted, known=names, notes=notes)
 
 
 def parse(path: Path, size: tuple[int, int], names: Sequence[str], notes: Counter[str]) -> Parsed:
@@ -71,8 +64,7 @@ def parse(path: Path, size: tuple[int, int], names: Sequence[str], notes: Counte
                 "pixels are the DOTA format: --from dota",
             )
         corners = corners * (w, h)
-        x, y = corners.T
-        if abs((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) / 2 <= 1e-9:
+        if polygon_areas(corners) <= 1e-9:
             notes["objects without area"] += 1
             continue
         label = int(values[0])
