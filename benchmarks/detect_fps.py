@@ -20,6 +20,7 @@ from rsfuse.detection import evaluate as scoring
 from rsfuse.detection import onnx
 from rsfuse.detection.formats import read_dataset
 from rsfuse.detection.model import Detector
+from rsfuse.detection.runtime import load_detector
 from rsfuse.detection.scene import detect_dataset
 from rsfuse.engine.bundle import BundleCard, load_bundle, save_bundle
 
@@ -47,7 +48,7 @@ def fps(forms, image, threads: int, rounds: int) -> None:
     torch.set_num_threads(threads)
     valid = np.ones(image.shape[1:], bool)
     ready = {
-        name: onnx.load_detector(bundle, runtime=runtime, threads=threads)
+        name: load_detector(bundle, runtime=runtime, threads=threads)
         for name, (bundle, runtime) in forms.items()
     }
     seconds = {name: [] for name in ready}

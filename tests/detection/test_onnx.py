@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rsfuse.cli.main import main
-from rsfuse.detection.onnx import OnnxDetector, export, fitted, load_detector
+from rsfuse.detection.onnx import OnnxDetector, export, fitted
 from rsfuse.detection.predict import NetworkDetector
+from rsfuse.detection.runtime import load_detector
 from rsfuse.engine.bundle import Bundle, load_bundle
 from rsfuse.errors import InputError
 from rsfuse.simulate import render, simulate_scene

@@ -14,11 +14,10 @@ from rsfuse.detection.model import Detector
 from rsfuse.detection.pair import (
     PATCH,
     Match,
-    _whole,
-    _windows,
     corner_mass,
     displaced,
-    windowed_shift,
+    in_windows,
+    made_whole,
 )
 from rsfuse.detection.predict import detect_array
 from rsfuse.detection.run import DetectJob, detect
@@ -75,11 +74,11 @@ def test_features_are_read_where_the_match_says() -> None:
     assert moved[0, 0, 5].abs().max() == 0
 
 
-def test_windows_come_back_whole() -> None:
+def test_windows_come_backmade_whole() -> None:
     grid = torch.randn(2, 3, 11, 5)
-    cut = _windows(grid)
+    cut = in_windows(grid)
     assert cut.shape == (2 * 2 * 1, 64, 3)
-    torch.testing.assert_close(_whole(cut, 2, (2, 1), (11, 5)), grid)
+    torch.testing.assert_close(made_whole(cut, 2, (2, 1), (11, 5)), grid)
 
 
 def test_corners_are_keypoints_and_edges_are_not() -> None:
@@ -146,10 +145,10 @@ def test_the_truth_of_a_moved_query() -> None:
         assert np.hypot(*(after - (place + shift)).T).min() < 0.5
 
 
-def test_windowed_shift_keeps_the_order_of_patches() -> None:
+def test_windows_keeps_the_order_of_patches() -> None:
     shift = torch.zeros(1, 2, 8, 8)
     shift[0, 0, 3, 5] = 7
-    assert windowed_shift(shift)[0, 3 * 8 + 5, 0] == 7
+    assert in_windows(shift)[0, 3 * 8 + 5, 0] == 7
 
 
 @pytest.fixture(scope="module")

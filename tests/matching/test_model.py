@@ -68,6 +68,14 @@ def test_inverted_contrast_changes_little(matcher: CstfMatcher) -> None:
     np.testing.assert_allclose(np.median(forward.shift, axis=0), (0, 0), atol=0.2)
 
 
+def test_the_baseline_head_measures_as_well() -> None:
+    with seeded(0):
+        model = CstfMatcher(width=32, features=16, head="fc").eval()
+    forward, back = measured(model, scene(5), scene(5))
+    assert len(forward.xy) == len(back.xy) == 49
+    np.testing.assert_allclose(np.median(forward.shift, axis=0), (0, 0), atol=0.2)
+
+
 def test_other_ground_is_less_probable(matcher: CstfMatcher) -> None:
     same, _ = measured(matcher, scene(7), scene(7))
     other, _ = measured(matcher, scene(7), scene(8))

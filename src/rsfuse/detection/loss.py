@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rsfuse.detection.assign import Assignment, assign, cells_inside
 from rsfuse.detection.model import Cells, Prediction, phases_of
-from rsfuse.detection.pair import PATCH, WINDOW, Match, windowed_shift
+from rsfuse.detection.pair import PATCH, WINDOW, Match, in_windows
 from rsfuse.nn.cstf import mirrored_labels, patch_centres, patch_labels, soft_cross_entropy
 from rsfuse.ops.boxes import canonical
 from rsfuse.ops.rotated import gaussian_distance, iou_pairs
@@ -52,11 +52,11 @@ def pair_loss(match: Match, shift: Tensor, related: Tensor, present: Tensor) -> 
         related: (B,) whether the query shows the same ground.
         present: (B,) whether there is a query; others do not count.
     """
-    moved = windowed_shift(shift) / PATCH
+    moved = in_windows(shift) / PATCH
     per_image = len(moved) // len(shift)
     grid = (WINDOW, WINDOW)
     same = related.repeat_interleave(per_image)[:, None].expand(moved.shape[:2]) > 0
-    counted = windowed_shift(torch.ones_like(shift[:, :1]))[..., 0]
+    counted = in_windows(torch.ones_like(shift[:, :1]))[..., 0]
     counted = counted * present.repeat_interleave(per_image)[:, None]
     label = patch_labels(patch_centres(grid).to(moved) + moved, same, grid)
     there = soft_cross_entropy(match.there, label)

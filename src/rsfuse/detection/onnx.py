@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +21,11 @@ import numpy.typing as npt
 import torch
 
 from rsfuse.detection.model import Decoded, Detector
-from rsfuse.detection.predict import Boxes, ImageDetector, NetworkDetector, scaled, select
-from rsfuse.engine.bundle import ONNX_FILE, Bundle, load_bundle, save_bundle
+from rsfuse.detection.predict import Boxes, ImageDetector, scaled, select
+from rsfuse.engine.bundle import ONNX_FILE, Bundle, save_bundle
 from rsfuse.errors import InputError
 
 Precision = Literal["fp32", "int8"]
-Runtime = Literal["auto", "torch", "onnx"]
 Image = npt.NDArray[np.float32]
 
 STRIDE = 32  # sides of the input are multiples of it
@@ -93,20 +93,28 @@ def export(
 def _trace(model: Detector, bands: int, tile: int, path: Path) -> None:
     network = Decoded(model.eval())
     image = torch.zeros(1, bands, tile, tile)
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    with warnings.catch_warnings():
-        # The exporter of torch warns about torch itself and about packages that it would like.
-        warnings.simplefilter("ignore")
-        exporter.setLevel(logging.ERROR)
+    with _quiet_exporter():
         program = torch.onnx.export(
             network, (image,), dynamo=True, verbose=False,
             input_names=["image"], output_names=["scores", "boxes"],
         )  # fmt: skip
-    exporter.setLevel(level)
     if program is None:
         raise InputError("the network was not exported", "torch gave nothing", "try another torch")
     program.save(path)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter of torch warns about torch itself and about packages that it would like."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
 
 
 def _quantise(source: Path, target: Path, images: Sequence[Image]) -> None:
@@ -211,46 +219,6 @@ def fitted(image: Image, tile: int) -> Image:
     part = image[:, :tile, :tile]
     grow = ((0, 0), (0, tile - part.shape[1]), (0, tile - part.shape[2]))
     return np.ascontiguousarray(np.pad(part, grow), np.float32)
-
-
-def load_detector(
-    bundle: Bundle | str | Path,
-    *,
-    score: float = 0.3,
-    nms: float | None = None,
-    device: torch.device | None = None,
-    runtime: Runtime = "auto",
-    threads: int = 0,
-) -> ImageDetector:
-    """The detector of a bundle.
-
-    Args:
-        bundle: A bundle, or a path or name of one.
-        score: Lowest score.
-        nms: Largest overlap of two boxes of a class; that of the model when None.
-        device: Where PyTorch computes.
-        runtime: "onnx" by the bundle's ONNX file, "torch", or "auto": the first where there is one
-            and ONNX Runtime is installed, on a CPU.
-        threads: Of ONNX Runtime; 0 leaves the choice to it.
-
-    Raises:
-        InputError: "onnx" was asked for and the bundle has no ONNX file.
-    """
-    from importlib.util import find_spec
-
-    bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, "detect")
-    device = device or torch.device("cpu")
-    has = bundle.has(ONNX_FILE)
-    if runtime == "onnx" and not has:
-        raise InputError(
-            f"{bundle.card.name} holds no {ONNX_FILE}",
-            "ONNX Runtime needs one",
-            "make it: rsfuse export BUNDLE -o NEW, or use --runtime torch",
-        )
-    usable = has and device.type == "cpu" and find_spec("onnxruntime") is not None
-    if runtime == "onnx" or (runtime == "auto" and usable):
-        return OnnxDetector(bundle, score=score, nms=nms, threads=threads)
-    return NetworkDetector.load(bundle, score=score, nms=nms, device=device)
 
 
 def read_calibration(paths: Iterable[Path], bands: Sequence[str | int] | None) -> list[Image]:

@@ -94,18 +94,20 @@ class PairFusion(nn.Module):
         b, _, rows, columns = masses[0].shape
         tokens = [self._tokens(*view) for view in zip((reference, query), masses, strict=True)]
         windows = (-(-rows // WINDOW), -(-columns // WINDOW))
-        z0, z1 = (self.embed(_windows(t)) for t in tokens)
-        m0, m1 = (_windows(m)[..., 0] for m in masses)
+        z0, z1 = (self.embed(in_windows(t)) for t in tokens)
+        m0, m1 = (in_windows(m)[..., 0] for m in masses)
         fused = self.cstf(z0, z1, (WINDOW, WINDOW), m0, m1)
         there, back = self.coarse(fused.tokens0, fused.tokens1)
         match = Match(there, back, windows)
         size = (rows, columns)
-        gate = _whole(1 - there[..., -1:].exp(), b, windows, size) * present[:, None, None, None]
+        gate = (
+            made_whole(1 - there[..., -1:].exp(), b, windows, size) * present[:, None, None, None]
+        )
         home = patch_centres((WINDOW, WINDOW)).to(there)
         place = there[..., :-1].softmax(dim=-1) @ home
-        offset = _whole(place - home, b, windows, size) * float(PATCH)
+        offset = made_whole(place - home, b, windows, size) * float(PATCH)
         context = self.context(
-            _whole(torch.cat([fused.tokens0, fused.aligned0], dim=-1), b, windows, size)
+            made_whole(torch.cat([fused.tokens0, fused.aligned0], dim=-1), b, windows, size)
         )
         levels = []
         for own, other, seen, added in zip(reference, query, self.seen, self.added, strict=True):
@@ -156,7 +158,7 @@ def corner_mass(image: Tensor) -> Tensor:
     return count / count.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)
 
 
-def _windows(grid: Tensor) -> Tensor:
+def in_windows(grid: Tensor) -> Tensor:
     """(B, C, g, g) to (W, 64, C), padded with zeros to whole windows."""
     b, c, rows, columns = grid.shape
     grid = F.pad(grid, (0, -columns % WINDOW, 0, -rows % WINDOW))
@@ -164,7 +166,9 @@ def _windows(grid: Tensor) -> Tensor:
     return cut.permute(0, 2, 4, 3, 5, 1).reshape(-1, WINDOW * WINDOW, c)
 
 
-def _whole(tokens: Tensor, images: int, windows: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def made_whole(
+    tokens: Tensor, images: int, windows: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
     """(W, 64, C) back to (B, C, g, g)."""
     c = tokens.shape[-1]
     cut = tokens.reshape(images, *windows, WINDOW, WINDOW, c).permute(0, 5, 1, 3, 2, 4)
@@ -174,8 +178,3 @@ def _whole(tokens: Tensor, images: int, windows: tuple[int, int], size: tuple[in
 
 def _resized(grid: Tensor, shape: torch.Size | tuple[int, int]) -> Tensor:
     return F.interpolate(grid, size=tuple(shape), mode="bilinear", align_corners=False)
-
-
-def windowed_shift(shift: Tensor) -> Tensor:
-    """Displacements (B, 2, g, g) of patches in the windows (W, 64, 2) that `Match` speaks of."""
-    return _windows(shift)

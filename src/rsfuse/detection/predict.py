@@ -1,5 +1,6 @@
 """From the numbers of the network to boxes: best cells, suppression, and a bundle as a detector."""
 
+import abc
 import math
 from itertools import pairwise
 from typing import Any
@@ -142,7 +143,7 @@ def _stretches(length: int, tile: int, overlap: int) -> list[tuple[int, float, f
     return list(zip(starts, [-math.inf, *meet], [*meet, math.inf], strict=True))
 
 
-class ImageDetector:
+class ImageDetector(abc.ABC):
     """Finds objects in one image in the numbers of its file; how it looks is for its kinds to say.
 
     Attributes:
@@ -164,11 +165,11 @@ class ImageDetector:
         self.nms = float(card.extra.get("nms", 0.1)) if nms is None else nms
         self._info = info
 
+    @abc.abstractmethod
     def look(
         self, image: npt.NDArray[np.float32], partner: npt.NDArray[np.float32] | None = None
     ) -> Boxes:
         """Boxes, scores and labels in a scaled image."""
-        raise NotImplementedError
 
     def __call__(
         self,

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rsfuse.detection import output as files_of
-from rsfuse.detection.onnx import Runtime, load_detector
 from rsfuse.detection.predict import ImageDetector
 from rsfuse.detection.results import Detections
+from rsfuse.detection.runtime import Runtime, load_detector
 from rsfuse.detection.scene import Found, SceneLattice, clear_spool, detect_scene, plan_scene
 from rsfuse.engine.bundle import Bundle, load_bundle
 from rsfuse.engine.device import choose_device

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rsfuse.detection.data import Dataset
-from rsfuse.detection.onnx import Runtime, load_detector
 from rsfuse.detection.results import Detections
+from rsfuse.detection.runtime import Runtime, load_detector
 from rsfuse.engine.bundle import Bundle
 from rsfuse.geo.grid import Points, Window, gsd_m
 from rsfuse.geo.mask import UsableArea

@@ -17,10 +17,8 @@ from rsfuse.matching.fine import Displacements, paraboloid, read_surfaces
 from rsfuse.matching.inputs import NetworkInput, network_channels
 from rsfuse.matching.model import (
     CELL,
-    MAPS,
     CstfMatcher,
-    correlation_maps,
-    known_pixels,
+    Described,
     patch_of,
 )
 from rsfuse.matching.structure import FloatImage, Mask
@@ -68,10 +66,11 @@ class CstfMeasurer:
         anchors0, anchors1 = corners_near(xy0), corners_near(xy1)
         with torch.no_grad():
             image0, image1, mass0, mass1 = self._tensors(own, other)
-            described = self.model.describe(image0, image1, mass0, mass1)
-            maps = [described[0], described[1], known_pixels(image0), known_pixels(image1)]
-            back = [maps[1], maps[0], maps[3], maps[2]]
-            return self._read(maps, anchors0, radius), self._read(back, anchors1, radius)
+            first, second, *_ = self.model.describe(image0, image1, mass0, mass1)
+            return (
+                self._read(first, second, anchors0, radius),
+                self._read(second, first, anchors1, radius),
+            )
 
     def _tensors(self, own: NetworkInput, other: NetworkInput) -> list[Tensor]:
         """Images and keypoint masses as batches of one, grown to whole patches."""
@@ -87,13 +86,13 @@ class CstfMeasurer:
         return [*images, *masses]
 
     def _read(
-        self, maps: list[Tensor], anchors: npt.NDArray[np.intp], radius: int
+        self, own: Described, other: Described, anchors: npt.NDArray[np.intp], radius: int
     ) -> Displacements:
-        """Displacements at anchors (A, 2) by the head."""
+        """Displacements at anchors (A, 2) of `own` by the head."""
         if len(anchors) == 0:
             return Displacements.none()
         places = torch.from_numpy(anchors)[None]
-        found = correlation_maps(maps[0], maps[1], maps[2], maps[3], places, radius=radius)
+        found = self.model.head.maps(own, other, places, radius)
         known = found.known[0].numpy()
         if not known.any():
             return Displacements.none()
@@ -101,7 +100,10 @@ class CstfMeasurer:
         chunks = torch.split(scores, CHUNK, dim=1)
         logits = torch.cat([self.model.head(part) for part in chunks], dim=1)[0]
         return displacements_of(
-            logits, scores[0, :, MAPS // 2], CELL * anchors[known].astype(np.float64), radius
+            logits,
+            scores[0, :, scores.shape[2] // 2],
+            CELL * anchors[known].astype(np.float64),
+            radius,
         )
 
 

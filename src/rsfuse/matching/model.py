@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +37,18 @@ TEMPLATES = (4, 8)  # sides of the templates in blocks: 32 and 64 px
 MAPS = 5 * len(TEMPLATES)
 MOST_PATCHES = 32  # along a side of the grid of tokens; a larger lattice has larger patches
 VALID_SHARE = 0.6  # of a template that must be known
+
+
+class Described(NamedTuple):
+    """An image as it is correlated.
+
+    Attributes:
+        features: (B, C, H, W), 0 where unknown.
+        known: (B, 1, H, W) 1 where known, else 0.
+    """
+
+    features: Tensor
+    known: Tensor
 
 
 class Maps(NamedTuple):
@@ -113,7 +126,9 @@ class CstfMatcher(nn.Module):
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
         self.coarse = CoarseMatcher(width)
-        self.head: nn.Module = PositionHead() if head == "fcn" else VectorHead(STRUCTURE + learned)
+        self.head: PositionHead | VectorHead = (
+            PositionHead() if head == "fcn" else VectorHead(STRUCTURE + learned)
+        )
 
     def forward(
         self,
@@ -128,26 +143,21 @@ class CstfMatcher(nn.Module):
         """Where the surroundings of anchors of image 0 lie in image 1.
 
         Args:
-            image0: (B, 6, H, W), see `Lattice.channels`; H and W multiples of the patch. The last
-                channel but one is the grey value; unknown pixels are 0 in all.
+            image0: (B, 6, H, W), see `NetworkInput`; H and W multiples of the patch.
             image1: (B, 6, H, W).
             mass0: (B, 1, H / 8, W / 8) keypoints per block of image 0.
             mass1: (B, 1, H / 8, W / 8).
             anchors: (B, A, 2) integers, column and row of the block corner; pixel = 8 x corner.
             radius: r in pixels.
         """
-        features0, features1, coarse, fused = self.describe(image0, image1, mass0, mass1)
-        known0, known1 = (known_pixels(image) for image in (image0, image1))
-        if isinstance(self.head, VectorHead):
-            maps = self.head.maps(features0, features1, known0, known1, anchors, radius=radius)
-        else:
-            maps = correlation_maps(features0, features1, known0, known1, anchors, radius=radius)
+        own, other, coarse, fused = self.describe(image0, image1, mass0, mass1)
+        maps = self.head.maps(own, other, anchors, radius)
         return Positions(self.head(maps.scores), maps, coarse, fused)
 
     def describe(
         self, image0: Tensor, image1: Tensor, mass0: Tensor, mass1: Tensor
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Fused]:
-        """Feature maps (B, C, H, W) of both, coarse log-probabilities, tokens."""
+    ) -> tuple[Described, Described, tuple[Tensor, Tensor], Fused]:
+        """Both images as they are correlated, coarse log-probabilities, tokens."""
         b = len(image0)
         features, context = self.encoder(torch.cat([image0, image1]))
         size = patch_of(image0.shape[-2:], self.patch)
@@ -163,7 +173,9 @@ class CstfMatcher(nn.Module):
         gain = F.interpolate(gain, size=image0.shape[-2:], mode="bilinear", align_corners=False)
         features = features * torch.exp(gain.clamp(-3, 3))
         coarse = self.coarse(fused.tokens0, fused.tokens1)
-        return features[:b], features[b:], coarse, fused
+        known = known_pixels(torch.cat([image0, image1]))
+        own, other = (Described(features[part], known[part]) for part in (np.s_[:b], np.s_[b:]))
+        return own, other, coarse, fused
 
 
 class Encoder(nn.Module):
@@ -217,6 +229,10 @@ class PositionHead(nn.Module):
         nn.init.zeros_(self.fcn[-1].bias)  # type: ignore[arg-type]
         self.no_match = NoMatch()
 
+    def maps(self, own: Described, other: Described, anchors: Tensor, radius: int) -> Maps:
+        """See `correlation_maps`."""
+        return correlation_maps(own, other, anchors, radius)
+
     def forward(self, scores: Tensor) -> Tensor:
         """(B, A, R, S, S) to (B, A, S * S + 1)."""
         b, a, _, side, _ = scores.shape
@@ -258,28 +274,19 @@ class VectorHead(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(1 / 15)))
         self.no_match = NoMatch()
 
-    def maps(
-        self,
-        features0: Tensor,
-        features1: Tensor,
-        known0: Tensor,
-        known1: Tensor,
-        anchors: Tensor,
-        *,
-        radius: int,
-    ) -> Maps:
+    def maps(self, own: Described, other: Described, anchors: Tensor, radius: int) -> Maps:
         """The cosines as one map (B, A, 1, S, S)."""
         side, half = 2 * radius + 1, TEMPLATES[-1] * CELL // 2
-        own = self.describe(self._templates(features0, anchors * CELL, half))
-        own = F.normalize(own, dim=-1)
+        here = self.describe(self._templates(own.features, anchors * CELL, half))
+        here = F.normalize(here, dim=-1)
         rows = []
         for dy in range(-radius, radius + 1):
             for dx in range(-radius, radius + 1):
                 moved = anchors * CELL + torch.tensor([dx, dy], device=anchors.device)
-                there = self.describe(self._templates(features1, moved, half))
-                rows.append((own * F.normalize(there, dim=-1)).sum(dim=-1))
+                there = self.describe(self._templates(other.features, moved, half))
+                rows.append((here * F.normalize(there, dim=-1)).sum(dim=-1))
         scores = torch.stack(rows, dim=-1).reshape(*anchors.shape[:2], 1, side, side)
-        return Maps(scores, _known(known0, known1, anchors))
+        return Maps(scores, _known(own, other, anchors))
 
     def forward(self, scores: Tensor) -> Tensor:
         """(B, A, 1, S, S) to (B, A, S * S + 1)."""
@@ -301,30 +308,20 @@ class VectorHead(nn.Module):
         return taken.flatten(2)
 
 
-def correlation_maps(
-    features0: Tensor,
-    features1: Tensor,
-    known0: Tensor,
-    known1: Tensor,
-    anchors: Tensor,
-    *,
-    radius: int,
-) -> Maps:
+def correlation_maps(own: Described, other: Described, anchors: Tensor, radius: int) -> Maps:
     """Normalised correlation of the regions of anchors.
 
     Args:
-        features0: (B, C, H, W).
-        features1: (B, C, H, W).
-        known0: (B, 1, H, W) 1 where known, else 0.
-        known1: (B, 1, H, W).
+        own: The image of the anchors.
+        other: The image that they are looked for in.
         anchors: (B, A, 2) column and row of block corners.
         radius: Largest displacement in pixels.
     """
     size = {"radius": radius, "stride": STRIDE, "block": BLOCK}
-    products = block_correlation(features0, features1, **size)
-    power1 = features1.square().sum(dim=1, keepdim=True)
-    energy1 = block_correlation(known0, power1, **size)
-    power0 = features0.square().sum(dim=1, keepdim=True)[:, :, ::STRIDE, ::STRIDE]
+    products = block_correlation(own.features, other.features, **size)
+    power1 = other.features.square().sum(dim=1, keepdim=True)
+    energy1 = block_correlation(own.known, power1, **size)
+    power0 = own.features.square().sum(dim=1, keepdim=True)[:, :, ::STRIDE, ::STRIDE]
     energy0 = F.avg_pool2d(power0, BLOCK) * float(BLOCK * BLOCK)
     side = 2 * radius + 1
     maps = []
@@ -333,10 +330,10 @@ def correlation_maps(
         sums = [box_sums(part, blocks) for part in (products, energy0, energy1)]
         for column, row in ((0, 0), (-step, 0), (step, 0), (0, -step), (0, step)):
             place = anchors + torch.tensor([column, row], device=anchors.device)
-            product, own, other = (at_corners(part, place) for part in sums)
-            norm = (own * other).clamp(min=1e-6).sqrt() + 1e-3 * blocks * blocks
+            product, here, there = (at_corners(part, place) for part in sums)
+            norm = (here * there).clamp(min=1e-6).sqrt() + 1e-3 * blocks * blocks
             maps.append((product / norm).reshape(*place.shape[:2], side, side))
-    return Maps(torch.stack(maps, dim=2), _known(known0, known1, anchors))
+    return Maps(torch.stack(maps, dim=2), _known(own, other, anchors))
 
 
 def box_sums(blocks: Tensor, side: int) -> Tensor:
@@ -370,12 +367,12 @@ def at_corners(sums: Tensor, anchors: Tensor) -> Tensor:
     return sums.flatten(2).gather(2, index[:, None].expand(b, d, -1)).transpose(1, 2)
 
 
-def _known(known0: Tensor, known1: Tensor, anchors: Tensor) -> Tensor:
+def _known(own: Described, other: Described, anchors: Tensor) -> Tensor:
     """(B, A) whether enough of the largest template is known in both."""
     side = TEMPLATES[-1]
     shares = [
-        at_corners(box_sums(F.avg_pool2d(known, CELL), side), anchors)[..., 0] / side**2
-        for known in (known0, known1)
+        at_corners(box_sums(F.avg_pool2d(image.known, CELL), side), anchors)[..., 0] / side**2
+        for image in (own, other)
     ]
     return torch.minimum(*shares) >= VALID_SHARE
 
