@@ -1,7 +1,5 @@
 """The training loop on a task small enough to know the answer."""
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -130,35 +128,3 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert shares[100] == pytest.approx(0.01)
     assert all(a <= b for a, b in pairwise(shares[:11]))
     assert all(a >= b for a, b in pairwise(shares[10:]))
-
-
-TWO_PROCESSES = """
-import os, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_fit import SETTINGS, Line, weights
-from rsfuse.engine.fit import fit
-learner = Line()
-fit(learner, SETTINGS.model_copy(update=dict(devices={devices})), Path({folder!r}))
-if os.environ.get("LOCAL_RANK", "0") == "0":
-    print(*weights(learner))
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_train_like_one_at_equal_global_batch(tmp_path: Path) -> None:
-    found = []
-    for devices in (1, 2):
-        script = tmp_path / f"train{devices}.py"
-        script.write_text(
-            TWO_PROCESSES.format(
-                tests=str(Path(__file__).parent),
-                devices=devices,
-                folder=str(tmp_path / str(devices)),
-            )
-        )
-        done = subprocess.run(
-            [sys.executable, script], capture_output=True, text=True, check=True, timeout=300
-        )
-        found.append([float(x) for x in done.stdout.split()[-2:]])
-    assert found[0] == pytest.approx(found[1], rel=1e-5)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rsfuse.classification.config import ClassifyTrainConfig
 from rsfuse.engine.learner import Learner
+from rsfuse.engine.processes import mean_over_processes
 
 Image = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -122,8 +123,10 @@ class ClassifyLearner(Learner):
             labels,
             ignore_index=IGNORED,
             label_smoothing=self.config.label_smoothing,
+            reduction="sum",
         )
-        return {"loss": loss}
+        number = mean_over_processes((labels != IGNORED).sum().float())
+        return {"loss": loss / number.clamp(min=1)}
 
     def validate(self, model: nn.Module, device: torch.device) -> Mapping[str, float]:
         """Overall accuracy, mean F1 and cross-entropy on the validation labels."""

@@ -51,13 +51,13 @@ def _command(task: str, doc: str) -> Callable[..., None]:
         quiet: Quiet = False,
         verbose: Verbose = 0,
     ) -> None:
-        reporter = progress_reporter(progress, quiet=quiet)
         from importlib import import_module
 
         from rsfuse.runs import prepare_output
 
         module = import_module(f"rsfuse.{PACKAGES[task]}.train")
         from rsfuse.engine.config import read_config
+        from rsfuse.engine.processes import is_first_process
 
         overrides = settings_of(set_ or [])
         overrides |= {"device": device} if device != "auto" else {}
@@ -65,7 +65,9 @@ def _command(task: str, doc: str) -> Callable[..., None]:
             key: value for key, value in (("devices", devices), ("nodes", nodes)) if value
         }
         settings = read_config(config, module.CONFIG, overrides)
-        folder = prepare_output(output, overwrite, resume=resume)
+        first = is_first_process(settings)
+        folder = prepare_output(output, overwrite, resume=resume) if first else output
+        reporter = progress_reporter(progress, quiet=quiet or not first)
         with Counter(reporter, f"train {task}") as follow:
             outcome = module.train(settings, folder, resume=resume, progress=follow)
         emit(outcome.summary(), as_json)

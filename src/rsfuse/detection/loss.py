@@ -13,6 +13,7 @@ from torch import Tensor
 from rsfuse.detection.assign import Assignment, assign, cells_inside
 from rsfuse.detection.model import Cells, Prediction, phases_of
 from rsfuse.detection.pair import PATCH, WINDOW, Match, in_windows
+from rsfuse.engine.processes import mean_over_processes
 from rsfuse.nn.cstf import mirrored_labels, patch_centres, patch_labels, soft_cross_entropy
 from rsfuse.ops.boxes import canonical
 from rsfuse.ops.rotated import gaussian_distance, iou_pairs
@@ -61,7 +62,7 @@ def pair_loss(match: Match, shift: Tensor, related: Tensor, present: Tensor) -> 
     label = patch_labels(patch_centres(grid).to(moved) + moved, same, grid)
     there = soft_cross_entropy(match.there, label)
     back = soft_cross_entropy(match.back, mirrored_labels(label))
-    return ((there + back) / 2 * counted).sum() / counted.sum().clamp(min=1)
+    return ((there + back) / 2 * counted).sum() / mean_over_processes(counted.sum()).clamp(min=1)
 
 
 def detection_loss(
@@ -76,7 +77,7 @@ def detection_loss(
         gaussian: Weight of the Gaussian term, from 1 at the start of a training to 0.
 
     Returns:
-        "loss" and its parts, each a mean over the quality of the positive cells.
+        "loss" and its parts, each a mean over the quality of the positive cells of all processes.
     """
     logits = prediction.logits.float()
     scores = logits.detach().sigmoid()
@@ -90,7 +91,7 @@ def detection_loss(
             counted[i, cells_inside(target.ignored, cells)[1]] = 0.0
             counted[i, found.cell] = 1.0
         picked.append((i, found))
-    total = quality.sum().clamp(min=1.0)
+    total = mean_over_processes(quality.sum()).clamp(min=1.0)
     focus = (quality - logits.sigmoid()).abs() ** _FOCUS
     entropy = F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
     parts = {"score": (focus * entropy * counted).sum() / total}
@@ -99,7 +100,7 @@ def detection_loss(
     truth = torch.cat([targets[i].boxes[found.target] for i, found in picked])
     # A positive cell whose box fits badly must still learn.
     weight = torch.cat([found.quality for _, found in picked]).clamp(min=0.05)
-    share = weight / weight.sum().clamp(min=1e-6)
+    share = weight / mean_over_processes(weight.sum()).clamp(min=1e-6)
     overlap = iou_pairs(canonical(boxes), truth)
     parts["overlap"] = (share * (1.0 - overlap)).sum()
     if gaussian > 0:

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rsfuse.engine.config import TrainSettings
 from rsfuse.engine.learner import Learner
+from rsfuse.engine.processes import is_first_process, mean_over_processes
 from rsfuse.errors import InputError, RsfuseError
 from rsfuse.runs import atomic_path
 
@@ -80,14 +81,17 @@ def fit(
         progress: Called after each step with the step, the number of steps and running values.
 
     Returns:
-        The best value and the history.
+        The best value and the history. Only the first of several processes returns; the others
+        end here, with exit code 0.
 
     Raises:
         InputError: A GPU was asked for and there is none, or the checkpoint is of another run.
         RsfuseError: The loss is not finite.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    first = is_first_process(settings)
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "device cuda was asked for and PyTorch sees no GPU",
@@ -103,6 +107,8 @@ def fit(
     with _quiet():
         trainer = _trainer(settings, folder)
         trainer.fit(module, ckpt_path=checkpoint if resume and checkpoint.is_file() else None)
+    if not first:
+        raise SystemExit(0)
     if module.best_step:
         learner.model.load_state_dict(load_file(folder / BEST))
     learner.model.eval()
@@ -116,11 +122,12 @@ def fit(
 
 
 def _trainer(settings: TrainSettings, folder: Path) -> lightning.Trainer:
+    several = settings.devices * settings.nodes > 1
     return lightning.Trainer(
         accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[settings.device],
         devices=settings.devices,
         num_nodes=settings.nodes,
-        strategy="auto" if settings.devices * settings.nodes == 1 else "ddp",
+        strategy="ddp_find_unused_parameters_true" if several else "auto",
         precision=settings.precision,
         max_steps=settings.steps,
         max_epochs=-1,
@@ -134,6 +141,7 @@ def _trainer(settings: TrainSettings, folder: Path) -> lightning.Trainer:
         enable_model_summary=False,
         log_every_n_steps=max(1, min(50, settings.validate_every)),
         use_distributed_sampler=False,
+        sync_batchnorm=settings.device != "cpu" and torch.cuda.is_available() and several,
     )
 
 
@@ -249,38 +257,45 @@ class _Module(lightning.LightningModule):
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict({**kept, **self.average})
         self.model.eval()
-        with torch.no_grad():
-            scores = dict(self.learner.validate(self.model, self.device))
-            if self.trainer.is_global_zero:
-                self._judge(scores)
+        scores: dict[str, float] = {}
+        if self.trainer.is_global_zero:
+            with torch.no_grad():
+                scores = dict(self.learner.validate(self.model, self.device))
                 self.learner.pictures(self.model, self.folder / "pictures", int(self.global_step))
+        # Every process judges by the numbers of the first, so that all stop together.
+        self._judge(self.trainer.strategy.broadcast(scores))
         self.model.load_state_dict(kept)
         self.model.train()
         self._save()
-        # Every process judges by the same numbers, so that all stop together.
-        stop = torch.tensor(float(self._is_exhausted()), device=self.device)
-        if bool(self.trainer.strategy.broadcast(stop)):
+        if self._is_exhausted():
             self.trainer.should_stop = True
 
     def _judge(self, scores: Mapping[str, float]) -> None:
+        first = self.trainer.is_global_zero
         value = float(scores[self.learner.monitor])
         better = value > self.best if self.learner.higher_is_better else value < self.best
         if better or not self.best_step:
             self.best, self.best_step, self.waited = value, int(self.global_step), 0
-            state = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
-            with atomic_path(self.folder / BEST) as temporary:
-                save_file(state, temporary)
+            if first:
+                self._keep_best()
         else:
             self.waited += 1
-        loss = float(torch.stack(self._recent).mean()) if self._recent else math.nan
+        loss = mean_over_processes(torch.stack(self._recent).mean())
         self._recent.clear()
-        row = {"step": float(self.global_step), "train_loss": loss, **scores}
+        row = {"step": float(self.global_step), "train_loss": float(loss), **scores}
         self.history.append({key: float(value) for key, value in row.items()})
+        if not first:
+            return
         write_history(self.folder / METRICS, self.history)
         for logger in self.loggers:
             named = {f"validation/{key}": float(v) for key, v in scores.items()}
             logger.log_metrics(named, int(self.global_step))
         log.info("step %d: %s", self.global_step, {k: round(float(v), 4) for k, v in row.items()})
+
+    def _keep_best(self) -> None:
+        state = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
+        with atomic_path(self.folder / BEST) as temporary:
+            save_file(state, temporary)
 
     def _is_exhausted(self) -> bool:
         return 0 < self.settings.patience <= self.waited

@@ -31,11 +31,17 @@ class Learner(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, model: nn.Module, batch: Any, step: int) -> Mapping[str, Tensor]:
-        """The parts of the loss of a batch; "loss" is what is minimised."""
+        """The parts of the loss of a batch; "loss" is what is minimised.
+
+        Where several processes share a batch, each gets its part of it; see `mean_over_processes`.
+        """
 
     @abc.abstractmethod
     def validate(self, model: nn.Module, device: torch.device) -> Mapping[str, float]:
-        """Scores on the validation data; called in evaluation mode without gradients."""
+        """Scores on the validation data.
+
+        Called in evaluation mode, without gradients, by the first of several processes alone.
+        """
 
     def collate(self, samples: list[Any]) -> Any:
         """A batch from samples; by default tensors are stacked, in tuples and mappings too."""

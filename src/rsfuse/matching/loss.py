@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rsfuse.engine.processes import mean_over_processes
 from rsfuse.matching.model import Positions, expected_position
 from rsfuse.nn.cstf import mirrored_labels, patch_centres, patch_labels, soft_cross_entropy
 
@@ -54,8 +55,7 @@ def match_loss(said: Positions, truth: Truth, radius: int) -> dict[str, Tensor]:
     """The parts of the loss and their weighted sum under "loss"."""
     label = fine_labels(truth.shift, truth.related, radius)
     counted = (truth.counted & said.maps.known).float()
-    number = counted.sum().clamp(min=1)
-    parts = {"fine": (soft_cross_entropy(said.logits, label) * counted).sum() / number}
+    parts = {"fine": _mean(soft_cross_entropy(said.logits, label), counted)}
     found = (label[..., -1] == 0) & (counted > 0)
     scores = said.maps.scores[:, :, said.maps.scores.shape[2] // 2].flatten(2)
     parts["hinge"] = hardest_hinge(scores[found], label[found][:, :-1])
@@ -99,17 +99,14 @@ def hardest_hinge(scores: Tensor, label: Tensor) -> Tensor:
         scores: (N, K) correlations.
         label: (N, K) soft labels; positions with none of it are wrong ones.
     """
-    if len(scores) == 0:
-        return scores.sum() * 0.0
     right = (scores * label).sum(dim=1, keepdim=True)
     wrong = scores.masked_fill(label > 0, -torch.inf).topk(HARDEST, dim=1).values
-    return F.relu(MARGIN - right + wrong).mean()
+    gap = F.relu(MARGIN - right + wrong)
+    return _mean(gap, torch.ones_like(gap))
 
 
 def place_loss(logits: Tensor, shift: Tensor, radius: int) -> Tensor:
     """Smooth L1 distance of the expected position, where it is within 3 px of the truth."""
-    if len(logits) == 0:
-        return logits.sum() * 0.0
     place = expected_position(logits, radius)
     near = (place.detach() - shift).norm(dim=-1) < 3
     gap = F.smooth_l1_loss(place, shift, reduction="none", beta=0.5).sum(dim=-1)
@@ -138,4 +135,4 @@ def cycle_loss(coarse: tuple[Tensor, Tensor], grid: tuple[int, int], counted: Te
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum() / weights.sum().clamp(min=1)
+    return (values * weights).sum() / mean_over_processes(weights.sum()).clamp(min=1)
