@@ -18,7 +18,8 @@ import numpy as np
 from rsfuse.detection.augment import darkened
 from rsfuse.detection.evaluate import answers_of_images, evaluate
 from rsfuse.detection.formats import read_dataset
-from rsfuse.detection.predict import NetworkDetector, scaled
+from rsfuse.detection.network import NetworkDetector
+from rsfuse.detection.predict import scaled
 from rsfuse.detection.results import Detections
 from rsfuse.engine.bundle import load_bundle
 from rsfuse.geo.raster import open_raster

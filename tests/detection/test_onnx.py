@@ -1,13 +1,17 @@
 """ONNX: the exported detector finds the same, and what cannot be exported is explained."""
 
+import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rsfuse.cli.main import main
-from rsfuse.detection.onnx import OnnxDetector, export, fitted
-from rsfuse.detection.predict import NetworkDetector
+from rsfuse.detection.export import export
+from rsfuse.detection.network import NetworkDetector
+from rsfuse.detection.onnx import OnnxDetector, fitted
 from rsfuse.detection.runtime import load_detector
 from rsfuse.engine.bundle import Bundle, load_bundle
 from rsfuse.errors import InputError
@@ -92,3 +96,43 @@ def test_export_and_detect_as_commands(tmp_path: Path, image: np.ndarray) -> Non
     counts = [len((tmp_path / f"{r}.csv").read_text().splitlines()) for r in ("onnx", "torch")]
     assert counts[0] == counts[1] > 3
     assert main(["export", "simulated-objects", "-o", str(bundle)]) == 2
+
+
+WITHOUT_TORCH = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] == "torch" else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+from rsfuse.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_bundle_with_onnx_needs_no_torch(exact: Bundle, tmp_path: Path) -> None:
+    scene = tmp_path / "scene"
+    assert main(["simulate", "-o", str(scene), "--size", "256", "--gsd", "0.5", "--modalities",
+                 "pan", "--warp", "none", "-q"]) == 0  # fmt: skip
+    words = ["detect", str(scene / "pan.tif"), "--score", "0.1"]
+
+    def detected(model: str, name: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", WITHOUT_TORCH, *words, "-m", model, "-o", name]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    done = detected(str(exact.path), "without.csv")
+    assert done.returncode == 0, done.stderr
+    torch_one = [*words, "-m", str(exact.path), "--runtime", "torch"]
+    assert main([*torch_one, "-o", str(tmp_path / "with.csv")]) == 0
+    one, two = (
+        sorted(float(row["score"]) for row in csv.DictReader((tmp_path / name).open()))
+        for name in ("without.csv", "with.csv")
+    )
+    assert len(two) > 0
+    assert one == pytest.approx(two, abs=1e-3)
+    refused = detected("simulated-objects", "none.csv")
+    assert refused.returncode == 2
+    assert "PyTorch is not installed" in refused.stderr

@@ -11,6 +11,7 @@ import torch
 from rsfuse.detection.augment import Jitter
 from rsfuse.detection.loss import pair_loss
 from rsfuse.detection.model import Detector
+from rsfuse.detection.network import detect_array
 from rsfuse.detection.pair import (
     PATCH,
     Match,
@@ -19,7 +20,6 @@ from rsfuse.detection.pair import (
     in_windows,
     made_whole,
 )
-from rsfuse.detection.predict import detect_array
 from rsfuse.detection.run import DetectJob, detect
 from rsfuse.detection.train import DetectLearner, DetectTrainConfig, start_from, train
 from rsfuse.detection.views import PairJitter, TrainImage, partner_view, window_view

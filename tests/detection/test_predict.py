@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rsfuse.detection.model import Prediction, phases_of
-from rsfuse.detection.predict import detect_array, detect_tile
+from rsfuse.detection.network import detect_array, detect_tile
 
 
 class Spots(nn.Module):

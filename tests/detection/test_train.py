@@ -12,7 +12,7 @@ import torch
 
 from rsfuse.detection.data import Objects, Sample
 from rsfuse.detection.model import Detector
-from rsfuse.detection.predict import detect_tile
+from rsfuse.detection.network import detect_tile
 from rsfuse.detection.train import (
     DetectLearner,
     DetectTrainConfig,

@@ -35,7 +35,7 @@ def export(
     """
     import tempfile
 
-    from rsfuse.detection import onnx
+    from rsfuse.detection import export as onnx_file
     from rsfuse.engine.bundle import ONNX_FILE, load_bundle, zip_bundle
     from rsfuse.runs import prepare_output
 
@@ -43,19 +43,19 @@ def export(
     for path in calibrate or []:
         if not path.exists():
             raise InputError(f"{path} does not exist", "an image is needed", "check the path")
-    images = onnx.read_calibration(calibrate or [], None)
-    precision: onnx.Precision = "int8" if int8 else "fp32"
+    images = onnx_file.read_calibration(calibrate or [], None)
+    precision: onnx_file.Precision = "int8" if int8 else "fp32"
     if output.suffix == ".zip":
         if output.exists() and not overwrite:
             raise InputError(f"{output} exists", "nothing is replaced unasked", "add --overwrite")
         with tempfile.TemporaryDirectory() as scratch:
-            made = onnx.export(
+            made = onnx_file.export(
                 bundle, Path(scratch) / "bundle", tile=tile, precision=precision, calibration=images
             )
             zip_bundle(made, output)
     else:
         folder = prepare_output(output, overwrite)
-        made = onnx.export(bundle, folder, tile=tile, precision=precision, calibration=images)
+        made = onnx_file.export(bundle, folder, tile=tile, precision=precision, calibration=images)
     emit(
         {
             "bundle": str(output),

@@ -1,17 +1,16 @@
-"""From the numbers of the network to boxes: best cells, suppression, and a bundle as a detector."""
+"""A bundle as a detector of one image: scaling, best cells, suppression.
+
+Nothing here needs PyTorch: what computes is either of two kinds, `NetworkDetector` and
+`OnnxDetector`.
+"""
 
 import abc
-import math
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
-from rsfuse.detection.model import Detector, Prediction
-from rsfuse.engine.bundle import Bundle, BundleCard, InputInfo
+from rsfuse.engine.bundle import BundleCard, InputInfo
 from rsfuse.errors import InputError
 from rsfuse.ops.boxes import canonical
 from rsfuse.ops.nms import rotated_nms
@@ -24,31 +23,6 @@ MOST_CANDIDATES = 4000
 MOST_BOXES = 2000
 
 
-def boxes_of(
-    prediction: Prediction,
-    *,
-    least: float = 0.05,
-    nms: float = 0.1,
-    candidates: int = MOST_CANDIDATES,
-    most: int = MOST_BOXES,
-) -> list[Boxes]:
-    """Boxes (N, 5), scores (N,) and labels (N,) of each image of a batch, best first.
-
-    Args:
-        prediction: Of the network.
-        least: Lowest score.
-        nms: Largest IoU of two boxes of a class.
-        candidates: Most cells that are compared.
-        most: Most boxes per image.
-    """
-    scores = prediction.logits.float().sigmoid().cpu()
-    boxes = prediction.boxes.float().cpu()
-    return [
-        select(boxes[i].numpy(), scores[i].numpy(), least, nms, candidates, most)
-        for i in range(len(scores))
-    ]
-
-
 def select(
     boxes: npt.NDArray[Any],
     scores: npt.NDArray[Any],
@@ -57,7 +31,16 @@ def select(
     candidates: int = MOST_CANDIDATES,
     most: int = MOST_BOXES,
 ) -> Boxes:
-    """The same for the boxes (N, 5) and scores (N, K) of one image."""
+    """Boxes (N, 5), scores (N,) and labels (N,) of an image, best first.
+
+    Args:
+        boxes: (M, 5), one per cell.
+        scores: (M, K).
+        least: Lowest score.
+        nms: Largest IoU of two boxes of a class.
+        candidates: Most cells that are compared.
+        most: Most boxes.
+    """
     cell, label = np.nonzero(scores >= least)
     value = scores[cell, label]
     if len(value) > candidates:
@@ -67,80 +50,6 @@ def select(
     found = canonical(boxes[cell].astype(np.float64))
     kept = rotated_nms(found, value, nms, label)[:most]
     return found[kept], value[kept].astype(np.float64), label[kept].astype(np.int64)
-
-
-def detect_tile(
-    model: nn.Module,
-    image: torch.Tensor,
-    partner: torch.Tensor | None = None,
-    *,
-    score: float = 0.05,
-    nms: float = 0.1,
-    max_candidates: int = MOST_CANDIDATES,
-) -> Boxes:
-    """Boxes (N, 5), scores (N,) and labels (N,) in one image, best first.
-
-    Args:
-        model: A `Detector`, in evaluation mode.
-        image: (C, h, w) of any size, scaled as the network wants it, on the network's device.
-        partner: (P, h, w) a second image of the same ground; None without.
-        score: Lowest score.
-        nms: Largest IoU of two boxes of a class.
-        max_candidates: Most cells that are compared.
-    """
-    with torch.inference_mode():
-        prediction = model(image[None], *([] if partner is None else [partner[None]]))
-    return boxes_of(prediction, least=score, nms=nms, candidates=max_candidates)[0]
-
-
-def detect_array(
-    model: nn.Module,
-    image: torch.Tensor,
-    partner: torch.Tensor | None = None,
-    *,
-    score: float = 0.05,
-    nms: float = 0.1,
-    tile: int = 1024,
-    overlap: int = 256,
-) -> Boxes:
-    """The same for an image in memory of any size, tile by tile.
-
-    A box belongs to the tile in whose inner part its centre lies; the inner parts of neighbours
-    meet in the middle of their overlap.
-
-    Args:
-        model: A `Detector`, in evaluation mode.
-        image: (C, h, w).
-        partner: (P, h, w) a second image on the same pixels; None without.
-        score: Lowest score.
-        nms: Largest IoU of two boxes of a class.
-        tile: Side of a tile.
-        overlap: What neighbouring tiles share.
-    """
-    h, w = image.shape[-2:]
-    parts = []
-    for y, low_y, high_y in _stretches(h, tile, overlap):
-        for x, low_x, high_x in _stretches(w, tile, overlap):
-            part = np.s_[:, y : y + tile, x : x + tile]
-            second = None if partner is None else partner[part]
-            boxes, scores, labels = detect_tile(model, image[part], second, score=score, nms=nms)
-            boxes = boxes + np.array([x, y, 0, 0, 0])
-            mine = (boxes[:, 0] >= low_x) & (boxes[:, 0] < high_x)
-            mine &= (boxes[:, 1] >= low_y) & (boxes[:, 1] < high_y)
-            parts.append((boxes[mine], scores[mine], labels[mine]))
-    if len(parts) == 1:
-        return parts[0]
-    found, values, kinds = (np.concatenate(column) for column in zip(*parts, strict=True))
-    kept = rotated_nms(found, values, nms, kinds)
-    return found[kept], values[kept], kinds[kept]
-
-
-def _stretches(length: int, tile: int, overlap: int) -> list[tuple[int, float, float]]:
-    """Where tiles begin along a side, and from where to where each owns the boxes."""
-    last = max(length - tile, 0)
-    starts = [*range(0, last, tile - overlap), last]
-    meet = [(a + tile + b) / 2 for a, b in pairwise(starts)]
-    return list(zip(starts, [-math.inf, *meet], [*meet, math.inf], strict=True))
 
 
 class ImageDetector(abc.ABC):
@@ -198,47 +107,6 @@ class ImageDetector(abc.ABC):
         if partner is None or self.partner is None:
             return self.look(seen)
         return self.look(seen, np.nan_to_num(scaled(partner, self.partner)))
-
-
-class NetworkDetector(ImageDetector):
-    """A network of a bundle by PyTorch."""
-
-    def __init__(
-        self,
-        model: Detector,
-        card: BundleCard,
-        *,
-        score: float = 0.3,
-        nms: float | None = None,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        super().__init__(card, score=score, nms=nms)
-        self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
-
-    @classmethod
-    def load(
-        cls, bundle: Bundle, *, score: float = 0.3, nms: float | None = None,
-        device: str | torch.device = "cpu",
-    ) -> "NetworkDetector":  # fmt: skip
-        """The detector of a bundle, with its own suppression where `nms` is None.
-
-        Raises:
-            InputError: The bundle is damaged, or its weights do not fit its architecture.
-        """
-        model = Detector(**bundle.card.arguments)
-        bundle.load_into(model)
-        return cls(model, bundle.card, score=score, nms=nms, device=device)
-
-    def look(
-        self, image: npt.NDArray[np.float32], partner: npt.NDArray[np.float32] | None = None
-    ) -> Boxes:
-        """See `ImageDetector.look`."""
-        given = [image] if partner is None else [image, partner]
-        inputs = [torch.from_numpy(part)[None].to(self.device) for part in given]
-        with torch.inference_mode():
-            prediction = self.model(*inputs)
-        return boxes_of(prediction, least=self.score, nms=self.nms)[0]
 
 
 def scaled(image: npt.NDArray[Any], info: InputInfo) -> npt.NDArray[np.float32]:

@@ -14,7 +14,6 @@ from rsfuse.detection.results import Detections
 from rsfuse.detection.runtime import Runtime, load_detector
 from rsfuse.detection.scene import Found, SceneLattice, clear_spool, detect_scene, plan_scene
 from rsfuse.engine.bundle import Bundle, load_bundle
-from rsfuse.engine.device import choose_device
 from rsfuse.errors import BandError, InputError
 from rsfuse.geo.grid import Points, pixel_mapping
 from rsfuse.geo.picture import describe_input
@@ -72,7 +71,7 @@ class DetectJob:
             self.bundle,
             score=self.score,
             nms=self.nms,
-            device=choose_device(self.device),
+            device=self.device,
             runtime=self.runtime,
         )
 

@@ -4,10 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from rsfuse.detection.onnx import OnnxDetector
-from rsfuse.detection.predict import ImageDetector, NetworkDetector
+from rsfuse.detection.predict import ImageDetector
 from rsfuse.engine.bundle import ONNX_FILE, Bundle, load_bundle
 from rsfuse.errors import InputError
 
@@ -19,7 +16,7 @@ def load_detector(
     *,
     score: float = 0.3,
     nms: float | None = None,
-    device: torch.device | None = None,
+    device: str = "auto",
     runtime: Runtime = "auto",
     threads: int = 0,
 ) -> ImageDetector:
@@ -29,16 +26,15 @@ def load_detector(
         bundle: A bundle, or a path or name of one.
         score: Lowest score.
         nms: Largest overlap of two boxes of a class; that of the model when None.
-        device: Where PyTorch computes.
+        device: Where PyTorch computes: "auto", "cpu", "cuda" or "cuda:N".
         runtime: "onnx" by the bundle's ONNX file, "torch", or "auto": the first where there is one
-            and ONNX Runtime is installed, on a CPU.
+            and ONNX Runtime is installed, on a CPU. PyTorch is not needed then.
         threads: Of ONNX Runtime; 0 leaves the choice to it.
 
     Raises:
         InputError: "onnx" was asked for and the bundle has no ONNX file.
     """
     bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, "detect")
-    device = device or torch.device("cpu")
     has = bundle.has(ONNX_FILE)
     if runtime == "onnx" and not has:
         raise InputError(
@@ -46,7 +42,27 @@ def load_detector(
             "ONNX Runtime needs one",
             "make it: rsfuse export BUNDLE -o NEW, or use --runtime torch",
         )
-    usable = has and device.type == "cpu" and find_spec("onnxruntime") is not None
-    if runtime == "onnx" or (runtime == "auto" and usable):
+    usable = has and find_spec("onnxruntime") is not None
+    if runtime == "onnx" or (runtime == "auto" and usable and not _takes_gpu(device)):
+        from rsfuse.detection.onnx import OnnxDetector
+
         return OnnxDetector(bundle, score=score, nms=nms, threads=threads)
-    return NetworkDetector.load(bundle, score=score, nms=nms, device=device)
+    if find_spec("torch") is None:
+        raise InputError(
+            f"PyTorch is not installed, and {bundle.card.name} holds no {ONNX_FILE}",
+            "a model runs by either",
+            "install torch, or make the file elsewhere: rsfuse export BUNDLE -o NEW",
+        )
+    from rsfuse.detection.network import NetworkDetector
+    from rsfuse.engine.device import choose_device
+
+    return NetworkDetector.load(bundle, score=score, nms=nms, device=choose_device(device))
+
+
+def _takes_gpu(device: str) -> bool:
+    """Whether PyTorch would compute on a GPU; without PyTorch it would not."""
+    if device == "cpu" or find_spec("torch") is None:
+        return False
+    from rsfuse.engine.device import choose_device
+
+    return choose_device(device).type != "cpu"

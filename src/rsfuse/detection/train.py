@@ -16,8 +16,8 @@ from rsfuse.detection.augment import Jitter, darkened
 from rsfuse.detection.loss import Targets, detection_loss, pair_loss
 from rsfuse.detection.metrics import PROTOCOLS, Answers, Truth, average_precision
 from rsfuse.detection.model import Cells, Detector
+from rsfuse.detection.network import detect_array
 from rsfuse.detection.pair import PATCH
-from rsfuse.detection.predict import detect_array
 from rsfuse.detection.views import (
     PairJitter,
     PartnerView,

@@ -18,6 +18,7 @@ from rsfuse.matching.robust import Fit, consensus, fit_transform, neighbours_agr
 from rsfuse.matching.trust import (
     FEW_TIE_POINTS,
     OK_CONFIDENCE,
+    SHARED_PX,
     WEAK_CONFIDENCE,
     Evidence,
     Status,
@@ -289,7 +290,10 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
             method=measurer.name,
         ),
         score=rows.measured.score,
-        sigma_px=np.hypot(fit.scale, 0.1) * query_per_lattice / rows.factor * np.ones(len(kept)),
+        sigma_px=np.hypot(fit.scale, SHARED_PX)
+        * query_per_lattice
+        / rows.factor
+        * np.ones(len(kept)),
         residual=residual,
         kept=kept,
         held_out_px=fit.held_out * _query_scale(transform, pair.shape0),

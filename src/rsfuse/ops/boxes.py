@@ -9,26 +9,32 @@ Angles are never taken from OpenCV, whose minAreaRect changed its range twice (4
 """
 
 import math
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-A = TypeVar("A", np.ndarray, torch.Tensor)
+if TYPE_CHECKING:
+    import torch
+
+A = TypeVar("A", np.ndarray, "torch.Tensor")
 
 HALF_TURN = math.pi
 QUARTER_TURN = math.pi / 2
 
 
 def _library(array: Any) -> Any:
-    return torch if isinstance(array, torch.Tensor) else np
+    """NumPy, or PyTorch, which is loaded for tensors alone."""
+    if isinstance(array, np.ndarray | np.generic):
+        return np
+    import torch
+
+    return torch
 
 
 def _stack(parts: list[Any], like: A, axis: int = -1) -> A:
-    if isinstance(like, torch.Tensor):
-        return torch.stack(parts, dim=axis)
-    return np.stack(parts, axis=axis)
+    stacked: A = _library(like).stack(parts, axis)
+    return stacked
 
 
 def wrapped(angle: A, start: float = -QUARTER_TURN, period: float = HALF_TURN) -> A:
@@ -136,9 +142,8 @@ def _least_rectangle(corners: A) -> A:
 
 
 def _limits(u: Any, v: Any) -> tuple[Any, Any, Any, Any]:
-    if isinstance(u, torch.Tensor):
-        return u.amin(-1), u.amax(-1), v.amin(-1), v.amax(-1)
-    return u.min(-1), u.max(-1), v.min(-1), v.max(-1)
+    library = _library(u)
+    return library.amin(u, -1), library.amax(u, -1), library.amin(v, -1), library.amax(v, -1)
 
 
 def smallest_box(points: npt.ArrayLike) -> npt.NDArray[np.float64] | None:
