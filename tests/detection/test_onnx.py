@@ -128,7 +128,10 @@ def test_a_bundle_with_onnx_needs_no_torch(exact: Bundle, tmp_path: Path) -> Non
     torch_one = [*words, "-m", str(exact.path), "--runtime", "torch"]
     assert main([*torch_one, "-o", str(tmp_path / "with.csv")]) == 0
     one, two = (
-        sorted(float(row["score"]) for row in csv.DictReader((tmp_path / name).open()))
+        sorted(
+            float(row["score"])
+            for row in csv.DictReader((tmp_path / name).read_text().splitlines())
+        )
         for name in ("without.csv", "with.csv")
     )
     assert len(two) > 0
