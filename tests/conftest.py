@@ -1,11 +1,14 @@
 """Fixtures that several folders share: tiny rasters, seeded generators, the measured data sets."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from chromium import NAMES, Browser
 
 # Numerical libraries start a thread per core each; on tiny arrays that only costs time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,6 +37,17 @@ def rsfuse_data() -> Path:
     if not (folder / "matching").is_dir():
         pytest.skip(f"no data sets in {folder}; name their folder with RSFUSE_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium; skipped with a reason where there is none."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ COMMANDS = {
     "merge": ("rsfuse.cli.convert", "merge", "Put detections of tiles together."),
     "simulate": ("rsfuse.cli.simulate", "simulate", "Make scenes with exactly known truth."),
     "report": ("rsfuse.cli.report", "report", "Make an HTML page from run folders."),
+    "view": ("rsfuse.cli.view", "view", "Show rasters and results in the browser."),
     "demo": ("rsfuse.cli.demo", "demo", "Register a simulated pair and show the page."),
     "info": ("rsfuse.cli.info", "info", "Describe a raster, a run folder or a model bundle."),
     "doctor": ("rsfuse.cli.doctor", "doctor", "Show versions, devices and known conflicts."),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rsfuse.detection.results import Detections
-from rsfuse.geo.picture import chip_window, picture_bands, preview, save_picture, stretch
+from rsfuse.geo.picture import chip_window, picture_bands, preview, save_picture, stretch, tones_of
 from rsfuse.geo.raster import Raster, RasterSource
 from rsfuse.runs import write_json
 
@@ -101,7 +101,7 @@ def _chip(
     shape = None if side <= _CHIP_SIDE_PX else (_CHIP_SIDE_PX, _CHIP_SIDE_PX)
     raster = scene.read(window, shape=shape, bands=picture_bands(scene))
     name = f"previews/{row}_{index}.webp"
-    save_picture(folder / name, stretch(raster, like))
+    save_picture(folder / name, stretch(raster, tones_of(like)))
     return {
         "file": name,
         "label": found.classes[int(found.labels[index])],

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,27 +39,50 @@ def picture_bands(source: RasterSource) -> tuple[str | int, ...]:
     return source.bands[:3] if len(source.bands) >= 3 else source.bands[:1]
 
 
-def stretch(raster: Raster, like: Raster | None = None) -> npt.NDArray[np.uint8]:
-    """(H, W, 4): red, green, blue and alpha.
+class Tones(NamedTuple):
+    """How the numbers of each band become grey.
+
+    Attributes:
+        low: Number of each band that becomes black.
+        high: Number of each band that becomes white.
+        power: Exponent of the tone curve of each band.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    power: tuple[float, ...]
+
+
+def tones_of(raster: Raster) -> Tones:
+    """Tones that suit a raster.
 
     The 1 % darkest and brightest pixels saturate, and a tone curve puts the median at a middle
     grey, so that radar does not drown in black.
-
-    Args:
-        raster: One band, or three.
-        like: Take the limits of the stretch from this raster; from `raster` when None.
     """
-    scale = raster if like is None else like
-    layers = []
-    for band, measure in zip(raster.data, scale.data, strict=True):
-        known = measure[scale.valid]
+    rows = []
+    for band in raster.data:
+        known = band[raster.valid]
         low, middle, high = (
             np.quantile(known, (_DARKEST, 0.5, _BRIGHTEST)) if known.size else (0.0, 0.5, 1.0)
         )
         spread = max(float(high - low), 1e-9)
         centre = float(np.clip((middle - low) / spread, 0.02, 0.98))
         power = float(np.clip(np.log(_MIDDLE_GREY) / np.log(centre), 0.4, 1.6))
-        layers.append(np.clip((band - low) / spread, 0, 1) ** power)
+        rows.append((float(low), float(low) + spread, power))
+    return Tones(*zip(*rows, strict=True))
+
+
+def stretch(raster: Raster, tones: Tones | None = None) -> npt.NDArray[np.uint8]:
+    """(H, W, 4): red, green, blue and alpha.
+
+    Args:
+        raster: One band, or three.
+        tones: Of each band; those that suit the raster when None.
+    """
+    layers = [
+        np.clip((band - low) / (high - low), 0, 1) ** power
+        for band, low, high, power in zip(raster.data, *(tones or tones_of(raster)), strict=True)
+    ]
     if len(layers) != 3:
         layers = [layers[0]] * 3
     alpha = raster.valid.astype(np.float32)

@@ -21,9 +21,9 @@ class Features:
     """Shapes in pixels of a raster (corner convention) with their columns.
 
     Attributes:
-        shapes: Polygons and multipolygons.
+        shapes: Polygons and multipolygons; points where they were asked for.
         columns: Name -> one value per shape.
-        skipped: Features without an area, left out.
+        skipped: Other features and empty ones, left out.
     """
 
     shapes: tuple[shapely.Geometry, ...]
@@ -35,13 +35,16 @@ class Features:
         return len(self.shapes)
 
 
-def read_features(path: str | Path, geobox: GeoBox, layer: str | None = None) -> Features:
+def read_features(
+    path: str | Path, geobox: GeoBox, layer: str | None = None, *, points: bool = False
+) -> Features:
     """The polygons of a vector file that GDAL reads, in pixels of a raster.
 
     Args:
         path: GeoPackage, GeoJSON, shapefile ...
         geobox: Grid of the raster.
         layer: Name of a layer; the first when None.
+        points: Whether points are wanted as well.
 
     Raises:
         RasterError: The file is missing or cannot be read.
@@ -69,9 +72,10 @@ def read_features(path: str | Path, geobox: GeoBox, layer: str | None = None) ->
             "give shapes in the CRS of the raster",
         )
     usable = ~shapely.is_missing(shapes) & ~shapely.is_empty(shapes)
-    usable &= np.isin(shapely.get_type_id(shapes), (3, 6))
+    kinds = shapely.get_type_id(shapes)
     with np.errstate(invalid="ignore"):
-        usable[usable] = shapely.area(shapes[usable]) > 0
+        areal = np.isin(kinds, (3, 6)) & (shapely.area(shapes) > 0)
+    usable &= areal | (points & (kinds == 0))
     placed = shapes[usable]
     if crs is not None and geobox.crs is not None and geobox.crs != crs:
         onto = between(pyproj.CRS.from_user_input(crs), geobox.crs.proj)
