@@ -26,6 +26,7 @@ COMMANDS = {
     "detect": ("rsfuse.cli.detect", "detect", "Find oriented objects in whole scenes."),
     "classify": ("rsfuse.cli.classify", "classify", "Map land cover from MS and PAN images."),
     "apply": ("rsfuse.cli.apply", "apply", "Apply a found transform to other rasters."),
+    "batch": ("rsfuse.cli.batch", "batch", "Run a command on every scene of an archive."),
     "train": ("rsfuse.cli.train", "app", "Train a model and write it as a bundle."),
     "evaluate": ("rsfuse.cli.evaluate", "app", "Measure a task on a data set with known truth."),
     "export": ("rsfuse.cli.export", "export", "Put an ONNX file into a detector's bundle."),

@@ -192,6 +192,21 @@ def between(src: pyproj.CRS, dst: pyproj.CRS) -> pyproj.Transformer:
         ) from error
 
 
+def to_lonlat(geobox: GeoBox, points: Points) -> Points:
+    """Longitudes and latitudes (WGS 84, degrees) of pixel positions (N, 2).
+
+    Raises:
+        MissingCrsError: The grid has no CRS.
+    """
+    if geobox.crs is None:
+        raise MissingCrsError(
+            "the raster has no CRS", "its place on the earth is unknown", "give one with crs="
+        )
+    ground = apply_affine(geobox.affine, points)
+    degrees = between(geobox.crs.proj, pyproj.CRS("OGC:CRS84")).transform(*ground.T)
+    return np.column_stack(degrees)
+
+
 def _circle(geobox: GeoBox) -> tuple[float, float] | None:
     """Longitude of the middle and of a full turn; None where x is no longitude.
 

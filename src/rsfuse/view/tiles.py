@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyproj
 import shapely
 
 from rsfuse.errors import RsfuseError
-from rsfuse.geo.grid import Points, apply_affine, between, gsd_m, pixel_mapping
+from rsfuse.geo.grid import Points, apply_affine, gsd_m, pixel_mapping, to_lonlat
 from rsfuse.geo.picture import Tones, picture_bands, preview, stretch, tones_of
 from rsfuse.geo.raster import open_raster
 from rsfuse.geo.vectors import read_features
@@ -116,13 +115,11 @@ class Pictures:
         """What is at a place of the lattice: map coordinates, degrees, and the values there."""
         here = np.array([[x, y]])
         said: dict[str, Any] = {"pixel": [x, y], "values": self._values(here)}
-        crs = self.grid.crs
-        if crs is not None:
-            ground = apply_affine(self.grid.affine, here)
-            said["map"] = ground[0].tolist()
-            degrees = between(crs.proj, pyproj.CRS("OGC:CRS84")).transform(*ground[0])
+        if self.grid.crs is not None:
+            said["map"] = apply_affine(self.grid.affine, here)[0].tolist()
+            degrees = to_lonlat(self.grid, here)[0]
             if np.isfinite(degrees).all():
-                said["degrees"] = [float(value) for value in degrees]
+                said["degrees"] = degrees.tolist()
         return said
 
     def _values(self, here: Points) -> list[dict[str, Any]]:

@@ -1,0 +1,261 @@
+"""What is to be done: a list of items from a TOML file or a STAC catalog.
+
+An item is one call of a command. Its inputs and options have the names of the command line, so that
+whatever can be said there can be said here, and an item can be repeated by hand.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urljoin
+from urllib.request import urlopen
+
+from rsfuse.errors import ConfigError, InputError
+from rsfuse.runs import read_json
+
+# Task -> the inputs of a command in their order, and what it writes in the folder of an item.
+TASKS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "match": (("reference", "query"), ""),
+    "detect": (("scene",), "objects.gpkg"),
+    "classify": (("ms", "pan"), "map.tif"),
+}
+
+# Options that belong to the batch, not to an item.
+RESERVED = ("output", "overwrite", "resume", "progress", "quiet", "verbose", "as_json", "dry_run")
+
+HTTP_TIMEOUT_S = 30
+MOST_STAC_BYTES = 64 << 20
+MOST_STAC_FILES = 1_000_000
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One call of a command.
+
+    Attributes:
+        id: Names its folder.
+        inputs: Role -> path or URL, in the order of the command.
+        options: Option of the command -> value.
+        when: Time of the input, RFC 3339; None where unknown.
+    """
+
+    id: str
+    inputs: Mapping[str, str]
+    options: Mapping[str, Any]
+    when: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A task and its items."""
+
+    task: str
+    items: tuple[Item, ...]
+
+    def __post_init__(self) -> None:
+        """Check that items have names of their own.
+
+        Raises:
+            InputError: No items, a name that cannot be that of a folder, or one that occurs twice.
+        """
+        if not self.items:
+            raise InputError("there are no items", "a batch needs at least one", "add [[items]]")
+        seen: set[str] = set()
+        for item in self.items:
+            if not _NAME.fullmatch(item.id):
+                raise InputError(
+                    f"the id {item.id!r} cannot name a folder",
+                    "letters, digits, dots, dashes and underscores are needed, at most 120",
+                    "give the item another id",
+                )
+            # Folders of some systems do not tell large letters from small ones.
+            if item.id.lower() in seen:
+                raise InputError(
+                    f"the id {item.id!r} occurs twice",
+                    "results of two items must not mix",
+                    "give one of them another id",
+                )
+            seen.add(item.id.lower())
+
+
+def check_task(task: str) -> str:
+    """The task, if there is such a one.
+
+    Raises:
+        InputError: There is not.
+    """
+    if task not in TASKS:
+        raise InputError(
+            f"task {task!r} is unknown", f"known are {', '.join(TASKS)}", "choose one of them"
+        )
+    return task
+
+
+def read_jobs(path: str | Path) -> Batch:
+    """Read a TOML file.
+
+        task = "detect"
+        [options]              # of the command, for all items
+        model = "hit-uav-tiny"
+        [[items]]
+        id = "north"           # by default the name of the first input
+        scene = "north.tif"    # beside this file, absolute, or a URL
+        score = 0.5            # an option of this item alone
+
+    Raises:
+        ConfigError: Not TOML, a key that means nothing, or a missing input.
+        InputError: Names that cannot be those of folders, or occur twice.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}", "a TOML file is needed", "check the path"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not valid TOML: {error}", "see docs/batch.md", "correct that line"
+        ) from error
+    for key, value in content.items():
+        kind = {"task": str, "options": dict, "items": list}.get(key)
+        if kind is None or not isinstance(value, kind):
+            raise ConfigError(
+                f"{path}: {key!r} means nothing here",
+                "a batch has task, [options] and [[items]]",
+                "options of the command belong under [options] or into an item",
+            )
+    task = check_task(str(content.get("task", "")))
+    rows = content.get("items", [])
+    if not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(
+            f"{path}: an item is no table", "[[items]] is needed", "see docs/batch.md"
+        )
+    shared = content.get("options", {})
+    return Batch(task, tuple(_item(path, task, row, shared) for row in rows))
+
+
+def _item(path: Path, task: str, row: Mapping[str, Any], shared: Mapping[str, Any]) -> Item:
+    roles, _ = TASKS[task]
+    missing = [role for role in roles if not isinstance(row.get(role), str) or not row[role]]
+    if missing:
+        raise ConfigError(
+            f"{path}: the item {row.get('id', '?')} has no {missing[0]}",
+            f"{task} takes {' and '.join(roles)}",
+            f'add {missing[0]} = "file.tif"',
+        )
+    inputs = {role: resolved(row[role], str(path.resolve().parent) + "/") for role in roles}
+    options = {key: value for key, value in row.items() if key not in (*roles, "id")}
+    name = str(row.get("id", Path(row[roles[0]]).stem))
+    return Item(name, inputs, {**shared, **options})
+
+
+def resolved(path: str, base: str) -> str:
+    """A path or URL as seen from a file: absolute ones as they are."""
+    if "://" in path or path.startswith("/"):
+        return path
+    if "://" in base:
+        return urljoin(base, path)
+    return str((Path(base) if base.endswith("/") else Path(base).parent) / path)
+
+
+def read_stac(
+    place: str, task: str, assets: Mapping[str, str], options: Mapping[str, Any]
+) -> Batch:
+    """The items of a STAC catalog, collection, item collection, or of a single item.
+
+    Args:
+        place: Path or http(s) URL of its JSON file.
+        task: The command.
+        assets: Role of an input -> key of the asset that holds it; or, where it has a slash or a
+            dot, a path or URL, the same for all items.
+        options: Of the command, for all items.
+
+    Raises:
+        InputError: It cannot be read, or an item lacks an asset.
+    """
+    roles, _ = TASKS[check_task(task)]
+    unknown = [role for role in assets if role not in roles]
+    missing = [role for role in roles if role not in assets]
+    if unknown or missing:
+        raise InputError(
+            f"--asset for {', '.join(unknown or missing)} is {'unknown' if unknown else 'missing'}",
+            f"{task} takes {' and '.join(roles)}",
+            " ".join(f"--asset {role}=KEY" for role in roles),
+        )
+    items = []
+    for where, content in _stac_items(place):
+        inputs = {}
+        for role in roles:
+            key = assets[role]
+            asset = content.get("assets", {}).get(key)
+            if isinstance(asset, Mapping) and isinstance(asset.get("href"), str):
+                inputs[role] = resolved(asset["href"], where)
+            elif "/" in key or "." in key:
+                inputs[role] = resolved(key, str(Path.cwd()) + "/")
+            else:
+                raise InputError(
+                    f"the item {content.get('id')} has no asset {key!r}",
+                    f"it has {', '.join(content.get('assets', {})) or 'none'}",
+                    f"name the one that holds the {role} with --asset {role}=KEY",
+                )
+        when = content.get("properties", {}).get("datetime")
+        items.append(Item(_folder_name(str(content.get("id", ""))), inputs, dict(options), when))
+    return Batch(task, tuple(items))
+
+
+def _folder_name(name: str) -> str:
+    """An id of a catalog as the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip("._-")[:120]
+
+
+def _stac_items(place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Where each item was found, and its content."""
+    waiting, seen = [place], {place}
+    while waiting:
+        where = waiting.pop(0)
+        content = _load(where)
+        kind = content.get("type") if isinstance(content, Mapping) else None
+        if kind == "Feature":
+            yield where, content
+        elif kind == "FeatureCollection":
+            for feature in content.get("features", ()):
+                yield where, feature
+        elif kind not in ("Catalog", "Collection"):
+            raise InputError(
+                f"{where} is not STAC: its type is {kind!r}",
+                "a catalog, a collection, an item or an item collection is needed",
+                "name the JSON file of one",
+            )
+        for link in content.get("links", ()):
+            if link.get("rel") in ("item", "items", "child", "next") and "href" in link:
+                target = resolved(str(link["href"]), where)
+                if target not in seen and len(seen) < MOST_STAC_FILES:
+                    seen.add(target)
+                    waiting.append(target)
+
+
+def _load(place: str) -> Any:
+    if "://" not in place:
+        return read_json(place)
+    if not place.startswith(("http://", "https://")):
+        raise InputError(f"{place} cannot be read", "a path or http(s) is needed", "copy it first")
+    try:
+        with urlopen(place, timeout=HTTP_TIMEOUT_S) as answer:
+            return json.loads(answer.read(MOST_STAC_BYTES))
+    except (URLError, TimeoutError, OSError, ValueError) as error:
+        raise InputError(
+            f"{place} cannot be read: {error}", "a STAC JSON file is needed", "check the address"
+        ) from error
+
+
+def is_toml(place: str | Sequence[str]) -> bool:
+    """Whether a list of jobs is a TOML file rather than a catalog."""
+    return str(place).lower().endswith(".toml")
