@@ -36,6 +36,9 @@ MOST_CLASSES = NO_CLASS
 # Values per MS pixel that a network of the usual width holds while it works.
 _CHANNELS_IN_WORK = 512
 
+# Side of a tile in MS pixels: two at once, with PAN at ratio 4, need less than 2 GB.
+TILE = 96
+
 
 class TileClassifier(Protocol):
     """Gives the probabilities of the classes for one tile."""
@@ -151,7 +154,7 @@ def plan_map(
     pair: Pair,
     classifier: TileClassifier,
     *,
-    tile: int = 128,
+    tile: int = TILE,
     memory: int | None = None,
     workers: int = 1,
 ) -> TilePlan:

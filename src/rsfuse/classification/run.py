@@ -12,7 +12,13 @@ from typing import Any
 from rsfuse.classification import output as files_of
 from rsfuse.classification.data import Pair, open_pair
 from rsfuse.classification.evaluate import evaluate_map
-from rsfuse.classification.predict import MapFiles, NetworkClassifier, classify_scene, plan_map
+from rsfuse.classification.predict import (
+    TILE,
+    MapFiles,
+    NetworkClassifier,
+    classify_scene,
+    plan_map,
+)
 from rsfuse.classification.results import ClassMap, polygons_of
 from rsfuse.engine.bundle import Bundle, load_bundle
 from rsfuse.engine.device import choose_device
@@ -40,7 +46,7 @@ class ClassifyJob:
     aoi: str | Path | None = None
     uncertain_below: float = 0.5
     device: str = "auto"
-    tile: int = 128
+    tile: int = TILE
     memory: int | None = None
     workers: int = 1
 

@@ -85,6 +85,7 @@ def classify(
     the map with the confidence, pictures, report.html and run.json.
     """
     reporter = progress_reporter(progress, quiet=quiet)
+    from rsfuse.classification.predict import TILE
     from rsfuse.classification.run import ClassifyJob, Extras, run_folder, run_map
     from rsfuse.runs import RunRecord, prepare_output
 
@@ -95,7 +96,7 @@ def classify(
     taken = [path for path in (output, vector, probabilities) if path and path.exists()]
     if taken and not (overwrite or dry_run):
         raise InputError(f"{taken[0]} exists", "nothing is replaced unasked", "add --overwrite")
-    job = ClassifyJob(model, aoi, uncertain_below, device, tile or 128, memory, workers)
+    job = ClassifyJob(model, aoi, uncertain_below, device, tile or TILE, memory, workers)
     part = (0, 1) if shard is None else parse_shard(shard)
     if dry_run:
         classifier = job.classifier()
