@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rsfuse.batch.archive import Archive
+from rsfuse.archive import Archive
 from rsfuse.batch.jobs import Batch, Item
+from rsfuse.batch.stac import describe, request_of, write_summary
 from rsfuse.errors import InputError, RsfuseError
 
 LOCAL = "local"
@@ -48,15 +49,15 @@ def make(folder: str, task: str, item: Item, runner: Runner) -> Outcome:
     What is wrong with the input is an outcome; what another try may cure is raised.
     """
     archive = Archive(folder)
-    if archive.is_done(task, item):
+    if archive.is_done(item.id, request_of(task, item)):
         return Outcome(item.id, "kept")
     try:
-        with archive.making(item) as scratch:
-            runner(task, item, scratch, archive.place(item))
-            summary = archive.describe(task, item, scratch)
+        with archive.making(item.id) as scratch:
+            runner(task, item, scratch, archive.place(item.id))
+            record = describe(task, item, scratch)
     except InputError as error:
         return Outcome(item.id, "failed", "", error.what, error.why, error.fix)
-    return Outcome(item.id, "done", summary["status"])
+    return Outcome(item.id, "done", record.status)
 
 
 def run_batch(
@@ -139,8 +140,7 @@ def _failed(name: str, error: BaseException) -> Outcome:
 def _conclude(archive: Archive, batch: Batch, found: Sequence[Outcome]) -> None:
     """Write the catalog, the summary and the list of failures."""
     archive.sweep()
-    archive.items.mkdir(parents=True, exist_ok=True)
-    archive.write_catalog(batch.task)
+    archive.write_catalog(f"Results of rsfuse {batch.task}")
     failures = [outcome._asdict() for outcome in found if outcome.state == "failed"]
     counts = {state: sum(o.state == state for o in found) for state in ("done", "kept", "failed")}
     statuses = [o.status for o in found if o.status]
@@ -151,7 +151,7 @@ def _conclude(archive: Archive, batch: Batch, found: Sequence[Outcome]) -> None:
         "left": len(batch.items) - len(found),
         "statuses": {status: statuses.count(status) for status in sorted(set(statuses))},
     }
-    archive.write_summary(summary, failures)
+    write_summary(archive, summary, failures)
 
 
 @contextmanager

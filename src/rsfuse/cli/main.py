@@ -34,6 +34,7 @@ COMMANDS = {
     "validate": ("rsfuse.cli.convert", "validate", "Say what is wrong with a detection data set."),
     "split": ("rsfuse.cli.convert", "split", "Cut a detection data set into tiles."),
     "merge": ("rsfuse.cli.convert", "merge", "Put detections of tiles together."),
+    "fetch": ("rsfuse.cli.fetch", "fetch", "Get images of a box from public catalogs."),
     "simulate": ("rsfuse.cli.simulate", "simulate", "Make scenes with exactly known truth."),
     "report": ("rsfuse.cli.report", "report", "Make an HTML page from run folders."),
     "view": ("rsfuse.cli.view", "view", "Show rasters and results in the browser."),

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -205,6 +205,30 @@ def to_lonlat(geobox: GeoBox, points: Points) -> Points:
     ground = apply_affine(geobox.affine, points)
     degrees = between(geobox.crs.proj, pyproj.CRS("OGC:CRS84")).transform(*ground.T)
     return np.column_stack(degrees)
+
+
+def footprint(geobox: GeoBox) -> dict[str, Any]:
+    """Place of a raster as STAC says it; empty without a CRS.
+
+    Returns:
+        "geometry" (a GeoJSON polygon of the corners, degrees), "bbox", and "properties" with the
+        grid (extension `projection`).
+    """
+    if geobox.crs is None:
+        return {}
+    h, w = (int(side) for side in geobox.shape)
+    corners = np.array([[0, h], [w, h], [w, 0], [0, 0], [0, h]], np.float64)
+    ring = to_lonlat(geobox, corners).round(7)
+    code = geobox.crs.to_epsg()
+    return {
+        "geometry": {"type": "Polygon", "coordinates": [ring.tolist()]},
+        "bbox": [*ring.min(axis=0).tolist(), *ring.max(axis=0).tolist()],
+        "properties": {
+            "proj:code": None if code is None else f"EPSG:{code}",
+            "proj:shape": [h, w],
+            "proj:transform": [float(value) for value in tuple(geobox.affine)[:6]],
+        },
+    }
 
 
 def _circle(geobox: GeoBox) -> tuple[float, float] | None:
