@@ -1,6 +1,7 @@
 """ONNX: the exported detector finds the same, and what cannot be exported is explained."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,35 @@ def test_int8_finds_nearly_the_same(tmp_path: Path, exact: Bundle, image: np.nda
     valid = np.ones(image.shape[1:], bool)
     one, other = (load_detector(b, score=0.4)(image, valid) for b in (exact, small))
     assert abs(len(one[1]) - len(other[1])) <= 0.4 * len(one[1]) + 1
+
+
+def test_the_file_says_what_deepness_asks_for(tmp_path: Path) -> None:
+    """Keys as the QGIS plugin reads them, and its arithmetic on a tile gives our boxes."""
+    import onnx
+    import onnxruntime
+
+    bundle = export(load_bundle("hit-uav-tiny"), tmp_path, tile=256)
+    path = tmp_path / "model.onnx"
+    keys = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
+    assert keys["model_type"] == "Detector"
+    assert keys["det_type"] == "YOLO_Ultralytics_obb"
+    assert keys["class_names"]["0"] == bundle.card.classes[0].name
+    assert keys["tiles_size"] == keys["tile_size"] == 256
+    image = np.random.default_rng(0).integers(0, 256, (1, 256, 256)).astype(np.uint8)
+    mean, std = (np.array(keys[f"standardization_{n}"])[:, None, None] for n in ("mean", "std"))
+    given = ((image / 255 - mean) / std).astype(np.float32)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert len(session.get_inputs()) == len(session.get_outputs()) == 1
+    (rows,) = session.run(None, {session.get_inputs()[0].name: given[None]})
+    best = rows[0][:, rows[0][4:-1].max(axis=0).argmax()]
+    detector = load_detector(bundle, score=0.0)
+    boxes, scores, labels = detector(image.astype(np.float32), np.ones((256, 256), bool))
+    assert scores[0] == pytest.approx(best[4:-1].max(), abs=1e-4)
+    assert labels[0] == best[4:-1].argmax()
+    assert boxes[0][:2] == pytest.approx(best[:2], abs=0.05)
+    sixteen_bit = export(load_bundle("simulated-objects"), tmp_path / "sim", tile=64)
+    found = onnx.load(sixteen_bit.path / "model.onnx").metadata_props
+    assert "model_type" not in {p.key for p in found}
 
 
 def test_what_cannot_be_exported_is_explained(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rsfuse.engine.bundle import (
+    BUNDLE_FORMAT,
     CARD_FILE,
     WEIGHTS_FILE,
     Bundle,
@@ -17,6 +18,7 @@ from rsfuse.engine.bundle import (
     is_bundle,
     load_bundle,
     save_bundle,
+    shipped_bundles,
     zip_bundle,
 )
 from rsfuse.errors import InputError
@@ -95,3 +97,43 @@ def test_an_unknown_key_is_refused(bundle: Bundle) -> None:
     (bundle.path / CARD_FILE).write_text(json.dumps({**card, "clases": []}))
     with pytest.raises(InputError, match="clases"):
         load_bundle(bundle.path)
+
+
+def test_the_item_is_stac_with_mlm(bundle: Bundle) -> None:
+    pystac = pytest.importorskip("pystac", reason="pystac comes with the extra fetch")
+    mlm = pytest.importorskip("pystac.extensions.mlm")
+    item = pystac.Item.from_dict(json.loads(bundle.file("item.json")))
+    said = mlm.MLMExtension.ext(item)
+    assert said.mlm_name == "tiny"
+    assert said.architecture == "das2f"
+    assert said.total_parameters == 7
+    assert item.properties["mlm:input"][0]["value_scaling"][1] == {
+        "type": "min-max", "minimum": 1.0, "maximum": 8.0
+    }  # fmt: skip
+    assert item.properties["mlm:output"][0]["classification:classes"][0]["name"] == "water"
+    weights = item.assets["model.safetensors"]
+    assert "mlm:weights" in weights.roles
+    assert weights.extra_fields["file:checksum"] == "1220" + bundle.card.files[WEIGHTS_FILE]
+
+
+def test_bundles_of_the_first_format_are_read(bundle: Bundle) -> None:
+    path = bundle.path / CARD_FILE
+    content = json.loads(path.read_text())
+    content["format"] = 1
+    del content["files"]["item.json"]
+    path.write_text(json.dumps(content))
+    (bundle.path / "item.json").unlink()
+    again = load_bundle(bundle.path)
+    assert again.card.format == 2
+    assert torch.equal(again.state()["n"], torch.tensor(3))
+
+
+@pytest.mark.parametrize("name", shipped_bundles())
+def test_shipped_bundles_are_whole_and_of_the_present_format(name: str) -> None:
+    bundle = load_bundle(name)
+    assert json.loads((bundle.path / CARD_FILE).read_text())["format"] == BUNDLE_FORMAT
+    for file in bundle.card.files:
+        bundle.file(file)
+    assert json.loads(bundle.file("item.json"))["properties"]["mlm:total_parameters"] == sum(
+        value.numel() for value in bundle.state().values()
+    )

@@ -1,7 +1,7 @@
 """The detector as an ONNX file.
 
 The file holds the network and the decoding of boxes, in standard operators, for one image of a
-fixed side; scores and boxes of all cells come out, and suppression stays in rsfuse. The int8 form
+fixed side; boxes and scores of all cells come out, and suppression stays in rsfuse. The int8 form
 quantises convolutions alone (static, per channel, calibrated on images that are given): the
 decoding keeps its precision.
 """
@@ -22,13 +22,14 @@ import torch
 from rsfuse.detection.model import Decoded, Detector
 from rsfuse.detection.onnx import Image, fitted, need
 from rsfuse.detection.predict import scaled
-from rsfuse.engine.bundle import ONNX_FILE, Bundle, save_bundle
+from rsfuse.engine.bundle import ONNX_FILE, Bundle, BundleCard, save_bundle
 from rsfuse.errors import InputError
 
 Precision = Literal["fp32", "int8"]
 
 STRIDE = 32  # sides of the input are multiples of it
 CALIBRATION_IMAGES = 32
+_BYTE = 255
 
 
 def export(
@@ -95,7 +96,7 @@ def _trace(model: Detector, bands: int, tile: int, path: Path) -> None:
     with _quiet_exporter():
         program = torch.onnx.export(
             network, (image,), dynamo=True, verbose=False,
-            input_names=["image"], output_names=["scores", "boxes"],
+            input_names=["image"], output_names=["output0"],
         )  # fmt: skip
     if program is None:
         raise InputError("the network was not exported", "torch gave nothing", "try another torch")
@@ -148,36 +149,53 @@ def _quantise(source: Path, target: Path, images: Sequence[Image]) -> None:
 
 
 def _describe(path: Path, bundle: Bundle, tile: int, precision: Precision) -> None:
-    """Metadata: names of classes, pixel size in centimetres, side of tiles, range of values.
+    """Metadata: what the numbers are, under the keys that the QGIS plugin Deepness reads.
 
-    Keys that the QGIS plugin Deepness reads have its names; its list of detectors knows none with
-    this output, so the file opens there only as what it is.
+    Deepness divides by 255 before it standardises, so its keys are written for 8-bit models alone.
     """
     import json
 
     import onnx
 
     card = bundle.card
-    info = card.inputs[0]
     model = onnx.load(path)
     entries = {
-        "class_names": json.dumps({str(i): c.name for i, c in enumerate(card.classes)}),
-        "tiles_size": json.dumps(tile),
-        "standardization_mean": json.dumps(list(info.low)),
-        "standardization_std": json.dumps(
-            [high - low for low, high in zip(info.low, info.high, strict=True)]
-        ),
-        "det_iou_thresh": json.dumps(card.extra.get("nms", 0.1)),
-        "model_author": json.dumps("rsfuse"),
-        "rsfuse_name": json.dumps(card.name),
-        "rsfuse_precision": json.dumps(precision),
+        "class_names": {str(i): c.name for i, c in enumerate(card.classes)},
+        "model_author": "rsfuse",
+        "rsfuse_name": card.name,
+        "rsfuse_precision": precision,
+        "rsfuse_low": list(card.inputs[0].low),
+        "rsfuse_high": list(card.inputs[0].high),
+        **deepness_keys(card, tile),
     }
-    if info.gsd_m is not None:
-        entries["resolution"] = json.dumps(100 * info.gsd_m)
     for key, value in entries.items():
         entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
+        entry.key, entry.value = key, json.dumps(value)
     onnx.save(model, path)
+
+
+def deepness_keys(card: BundleCard, tile: int) -> dict[str, Any]:
+    """What Deepness needs to run a detector; empty for one whose images are not 8-bit."""
+    info = card.inputs[0]
+    if min(info.low) < 0 or max(info.high) > _BYTE:
+        return {}
+    keys: dict[str, Any] = {
+        "model_type": "Detector",
+        "det_type": "YOLO_Ultralytics_obb",
+        "det_conf": 0.3,
+        "det_iou_thresh": card.extra.get("nms", 0.1),
+        "tiles_overlap": 20,
+        # The first is documented, the second is read.
+        "tiles_size": tile,
+        "tile_size": tile,
+        "standardization_mean": [low / _BYTE for low in info.low],
+        "standardization_std": [
+            (high - low) / _BYTE for low, high in zip(info.low, info.high, strict=True)
+        ],
+    }
+    if info.gsd_m is not None:
+        keys["resolution"] = 100 * info.gsd_m
+    return keys
 
 
 def read_calibration(paths: Iterable[Path], bands: Sequence[str | int] | None) -> list[Image]:

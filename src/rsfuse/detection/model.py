@@ -223,7 +223,9 @@ class Detector(nn.Module):
 
 
 class Decoded(nn.Module):
-    """A detector that gives scores and boxes as plain tensors: what is exported.
+    """A detector that gives scores and boxes as one plain tensor: what is exported.
+
+    The layout is that of oriented boxes of Ultralytics, which other programs read.
 
     Args:
         detector: The detector.
@@ -234,10 +236,11 @@ class Decoded(nn.Module):
         self.detector = detector
         self.train(detector.training)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (B, N, K) in [0, 1] and boxes (B, N, 5) of an image (B, bands, H, W)."""
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 4 + K + 1, N) of an image (B, bands, H, W): cx, cy, w, h, K scores, angle."""
         found = self.detector(image)
-        return found.logits.sigmoid(), found.boxes
+        boxes = found.boxes
+        return torch.cat([boxes[..., :4], found.logits.sigmoid(), boxes[..., 4:]], -1).mT
 
 
 def cells_of(

@@ -39,10 +39,10 @@ class OnnxDetector(ImageDetector):
         for y in range(0, h, self.tile):
             for x in range(0, w, self.tile):
                 part = image[:, y : y + self.tile, x : x + self.tile]
-                scores, boxes = self._session.run(None, {"image": fitted(part, self.tile)[None]})
-                inside = (boxes[0, :, 0] < part.shape[2]) & (boxes[0, :, 1] < part.shape[1])
-                moved = boxes[0] + np.array([x, y, 0, 0, 0], boxes.dtype)
-                found.append((moved[inside], scores[0][inside]))
+                rows = self._session.run(None, {"image": fitted(part, self.tile)[None]})[0][0].T
+                rows = rows[(rows[:, 0] < part.shape[2]) & (rows[:, 1] < part.shape[1])]
+                boxes = np.concatenate([rows[:, :4], rows[:, -1:]], axis=1)
+                found.append((boxes + np.array([x, y, 0, 0, 0], boxes.dtype), rows[:, 4:-1]))
         boxes, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return select(boxes, scores, self.score, self.nms)
 

@@ -5,6 +5,7 @@ A bundle is a folder, or a zip file of one, with
     model.safetensors   the weights
     bundle.json         the card: task, architecture, inputs, classes, training, scores, checksums
     README.md           the same for people: what the model is for and what it is not
+    item.json           the same for catalogs: a STAC Item with the extension MLM
     model.onnx          optional, for ONNX Runtime
 
 Nothing in it is executed on loading, and every file is checked against its SHA-256 first.
@@ -14,7 +15,7 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pydantic
 
 from rsfuse.engine.config import Config, make_config
+from rsfuse.engine.mlm import mlm_item
 from rsfuse.errors import InputError
 from rsfuse.runs import atomic_path, read_json, write_json
 
@@ -32,8 +34,14 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "bundle.json"
 README_FILE = "README.md"
+ITEM_FILE = "item.json"
 ONNX_FILE = "model.onnx"
-BUNDLE_FORMAT = 1
+BUNDLE_FORMAT = 2
+
+# Format -> what makes a card of the next one of it: old bundles are read for ever.
+UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda card: {**card, "format": 2},  # 2 added item.json, which nothing here reads
+}
 
 # Guards against a zip file that unpacks to more than any model of ours holds.
 MOST_BYTES = 4 << 30
@@ -188,10 +196,18 @@ def save_bundle(
         with atomic_path(folder / ONNX_FILE) as temporary:
             shutil.copyfile(onnx, temporary)
         names.append(ONNX_FILE)
-    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    card = card.model_copy(update={"files": hashes, "rsfuse_version": __version__})
+    hashes = {name: _sha256(folder / name) for name in names}
+    about = {name: (hashes[name], (folder / name).stat().st_size) for name in names}
+    write_json(folder / ITEM_FILE, mlm_item(card, sum(v.numel() for v in state.values()), about))
+    hashes[ITEM_FILE] = _sha256(folder / ITEM_FILE)
+    written = {"format": BUNDLE_FORMAT, "files": hashes, "rsfuse_version": __version__}
+    card = card.model_copy(update=written)
     write_json(folder / CARD_FILE, card.model_dump())
     return Bundle(folder, card)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def shipped_bundles() -> dict[str, Path]:
@@ -222,6 +238,9 @@ def load_bundle(path: str | Path, task: str | None = None) -> Bundle:
             f"this rsfuse reads formats up to {BUNDLE_FORMAT}",
             f"use the rsfuse that wrote it ({content.get('rsfuse_version', 'unknown')}) or a later",
         )
+    while version in UPGRADES:
+        content = UPGRADES[version](content)
+        version = content["format"]
     card = make_config(BundleCard, content, f"{path}/{CARD_FILE}")
     if task is not None and card.task != task:
         raise InputError(
