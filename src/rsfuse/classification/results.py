@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import shapely
 
 from rsfuse.classification.output import MapSummary, summarise
@@ -67,6 +68,13 @@ class ClassMap:
         """Write the map as polygons."""
         return polygons_of(self.files.classes, Path(path), self.classes, min_area_m2=min_area_m2)
 
+    def to_geodataframe(self, *, min_area_m2: float = 0.0) -> Any:
+        """The map as polygons with their class and area; needs `pip install rsfuse[vector]`."""
+        from rsfuse.geo.vectors import geodataframe
+
+        shapes, columns, crs = polygons_with(self.files.classes, self.classes, min_area_m2)
+        return geodataframe(columns, shapes, crs)
+
     def __str__(self) -> str:
         parts = [f"{a.info.name} {100 * a.share:.1f} %" for a in self.summary().classes if a.pixels]
         return f"{self.files.classes.name}: {', '.join(parts) or 'no class'}"
@@ -121,8 +129,18 @@ def polygons_of(
     Raises:
         OutputError: The file cannot be written.
     """
-    from rsfuse.geo.vectors import polygonise
     from rsfuse.geo.write import write_shapes
+
+    shapes, columns, crs = polygons_with(path, classes, min_area_m2)
+    write_shapes(target, shapes, columns, crs, layer="land_cover")
+    return target
+
+
+def polygons_with(
+    path: Path, classes: Sequence[ClassInfo], min_area_m2: float
+) -> tuple[npt.NDArray[np.object_], dict[str, npt.NDArray[Any]], str | None]:
+    """The polygons of a class map on the ground, their columns, and the CRS; see `polygons_of`."""
+    from rsfuse.geo.vectors import polygonise
 
     with open_raster(path) as source:
         least = _least_pixels(source, min_area_m2)
@@ -144,8 +162,7 @@ def polygons_of(
         "number": numbers,
         "area_m2" if crs else "area_px": areas.round(2),
     }
-    write_shapes(target, shapely.transform(shapes, place), columns, crs, layer="land_cover")
-    return target
+    return shapely.transform(shapes, place), columns, crs
 
 
 def _least_pixels(source: RasterSource, min_area_m2: float) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from rsfuse.errors import InputError, RsfuseError
+from rsfuse.errors import InputError
 from rsfuse.geo.grid import apply_affine, ground_segments
 from rsfuse.geo.write import write_polygons
 from rsfuse.ops.boxes import corners_of, from_corners
@@ -236,18 +236,12 @@ class Detections:
 
     def to_geodataframe(self) -> Any:
         """A GeoDataFrame; needs `pip install rsfuse[vector]`."""
-        try:
-            import geopandas
-        except ImportError as error:
-            raise RsfuseError(
-                "geopandas is not installed",
-                "GeoDataFrames come from it",
-                'pip install "rsfuse[vector]"',
-            ) from error
         import shapely
 
+        from rsfuse.geo.vectors import geodataframe
+
         shapes = shapely.polygons(self.world()) if len(self) else []
-        return geopandas.GeoDataFrame(self.columns(), geometry=shapes, crs=self._crs())
+        return geodataframe(self.columns(), shapes, self._crs())
 
     def _to_geoparquet(self, path: Path) -> None:
         with atomic_path(path) as temporary:

@@ -29,6 +29,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp
 
 from rsfuse.errors import BandError, GridError, InputError, RasterError
+from rsfuse.geo.dataarray import is_dataarray, of_dataarray
 from rsfuse.geo.gdal import gdal_settings, is_remote, reading, reason_of
 from rsfuse.geo.grid import (
     Window,
@@ -349,7 +350,8 @@ def open_raster(
 
     Args:
         source: A file, URL or dataset name that GDAL opens; an array (H, W) or (C, H, W), masked
-            arrays included; or a `Raster`. An open source is returned as it is.
+            arrays included; an xarray DataArray, whose grid is taken over; or a `Raster`. An open
+            source is returned as it is.
         bands: The bands to use, by name or by number from 1; all but alpha when None. Names are
             the descriptions in the file, with or without an appended wavelength. A last band that
             is declared as alpha is data where it has a name or is asked for by its number.
@@ -551,9 +553,14 @@ def _is_usable(affine: Affine) -> bool:
     return all(math.isfinite(v) and abs(v) < 1e30 for v in numbers) and affine.determinant != 0
 
 
-def _from_array(
-    source: "Raster | npt.NDArray[Any]", nodata: float | None
-) -> tuple[_Description, Reader]:
+def _from_array(source: Any, nodata: float | None) -> tuple[_Description, Reader]:
+    if is_dataarray(source):
+        values, grid, names, missing = of_dataarray(source)
+        about, reader = _from_array(values, missing if nodata is None else nodata)
+        about = replace(about, bands=names or about.bands)
+        if grid is not None and grid.crs is not None:
+            about = replace(about, geobox=grid, is_georeferenced=True, notes=())
+        return about, reader
     if isinstance(source, Raster):
         located = source.geobox.crs is not None
         about = _Description(

@@ -1,5 +1,6 @@
 """Vector files as shapes in pixels of a raster: labels, areas, objects."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pyproj
 import shapely
 from odc.geo.geobox import GeoBox
 
-from rsfuse.errors import GridError, InputError, RasterError
+from rsfuse.errors import GridError, InputError, RasterError, RsfuseError
 from rsfuse.geo.gdal import gdal_settings, reason_of
 from rsfuse.geo.grid import Window, apply_affine, between
 from rsfuse.geo.raster import RasterSource
@@ -169,3 +170,20 @@ def polygonise(
     numbers = np.array([int(value) for _, value in found], np.int64)
     shapes = np.array([shapely.geometry.shape(shape) for shape, _ in found], dtype=object)
     return numbers, shapes
+
+
+def geodataframe(columns: Mapping[str, npt.NDArray[Any]], shapes: Any, crs: Any) -> Any:
+    """A GeoDataFrame of columns and shapely geometries.
+
+    Raises:
+        RsfuseError: geopandas, an extra, is not installed.
+    """
+    try:
+        import geopandas
+    except ImportError as error:
+        raise RsfuseError(
+            "geopandas is not installed",
+            "GeoDataFrames come from it",
+            'pip install "rsfuse[vector]"',
+        ) from error
+    return geopandas.GeoDataFrame(dict(columns), geometry=shapes, crs=crs)

@@ -333,10 +333,8 @@ def _expected_error_px(result: MatchResult) -> float | None:
     return float(np.sqrt(np.mean(error**2))) if np.isfinite(error).all() else None
 
 
-def write_tie_points(result: MatchResult, folder: Path) -> list[str]:
-    """Tie points as GeoPackage, CSV and QGIS points; returns the names."""
-    from rsfuse.geo.write import write_points, write_qgis_points
-
+def tie_point_columns(result: MatchResult) -> dict[str, npt.NDArray[Any]]:
+    """The columns of the table of tie points, named as in docs/conventions.md."""
     ties = result.tie_points
     n = len(ties)
     georeferenced = result.reference.is_georeferenced
@@ -346,7 +344,7 @@ def write_tie_points(result: MatchResult, folder: Path) -> list[str]:
     reason = np.where(
         ties.kept, "", np.where(ties.probability < 0.5, "low_probability", "outlier")
     ).astype(object)
-    columns: dict[str, npt.NDArray[Any]] = {
+    return {
         "id": np.arange(n),
         "x_ref": ties.xy0[:, 0],
         "y_ref": ties.xy0[:, 1],
@@ -367,6 +365,27 @@ def write_tie_points(result: MatchResult, folder: Path) -> list[str]:
         "held_out": np.isfinite(ties.held_out_px).astype(np.int64),
         "origin": np.where(ties.from_query, "query", "reference").astype(object),
     }
+
+
+def tie_points_geodataframe(result: MatchResult) -> Any:
+    """The tie points as points of the reference's map, or of its pixels without a CRS."""
+    import shapely
+
+    from rsfuse.geo.vectors import geodataframe
+
+    crs = result.reference.geobox.crs
+    places = _to_map(result.reference, result.tie_points.xy0)
+    points = shapely.points(places) if len(places) else []
+    return geodataframe(tie_point_columns(result), points, None if crs is None else crs.to_wkt())
+
+
+def write_tie_points(result: MatchResult, folder: Path) -> list[str]:
+    """Tie points as GeoPackage, CSV and QGIS points; returns the names."""
+    from rsfuse.geo.write import write_points, write_qgis_points
+
+    ties = result.tie_points
+    columns = tie_point_columns(result)
+    map0 = _to_map(result.reference, ties.xy0)
     crs = result.reference.geobox.crs
     # GeoPackage does not tell x from X, and its geometry is the map position already.
     renamed = {"X_query": "map_x_query", "Y_query": "map_y_query"}

@@ -203,6 +203,25 @@ class MatchResult:
 
         return plot_result(self)
 
+    def to_geodataframe(self) -> Any:
+        """The tie points as a GeoDataFrame; needs `pip install rsfuse[vector]`."""
+        from rsfuse.matching.output import tie_points_geodataframe
+
+        return tie_points_geodataframe(self)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = {"status": self.status, "confidence": f"{self.confidence:.2f}"}
+        if self.transform is not None:
+            rows["transform"] = self.transform.model
+            rows["tie points"] = f"{int(self.tie_points.kept.sum())} of {len(self.tie_points)}"
+        if self.held_out_px:
+            rows["held-out error"] = f"{self.held_out_px['median']:.2f} px"
+        rows |= {"reason": "; ".join(r.message for r in self.reasons)} if self.reasons else {}
+        cells = (f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows.items())
+        return f"<table>{''.join(cells)}</table>"
+
     def __str__(self) -> str:
         """One line."""
         kept, total = int(self.tie_points.kept.sum()), len(self.tie_points)
