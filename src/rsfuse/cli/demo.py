@@ -229,8 +229,8 @@ def real_objects_chapter(folder: Path, data: Path) -> Told:
     return objects_told(
         run, found, replace(truth, samples=(fullest,)), title="A real thermal image",
         text=f"{fullest.name} of HIT-UAV, taken by a drone: the image of the validation part with "
-        "the most kinds of objects. The model never learned from it; its best weights were chosen on this "
-        "part.",
+        "the most kinds of objects. The model never learned from it; its best weights were chosen "
+        "on this part.",
     )  # fmt: skip
 
 
