@@ -39,6 +39,8 @@ PUBLIC = {
         "plain",
         "prepare_output",
         "read_json",
+        "remove_run",
+        "staged",
         "text_table",
         "utc_now",
         "write_json",

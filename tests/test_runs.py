@@ -16,6 +16,7 @@ from rsfuse.runs import (
     is_run_folder,
     prepare_output,
     read_json,
+    staged,
     utc_now,
     write_json,
 )
@@ -259,3 +260,79 @@ def test_tables_are_aligned() -> None:
     assert text_table([["class", "n"], ["water", "120"], ["a", "7"]]) == (
         "class    n\nwater  120\na        7\n"
     )
+
+
+def test_a_staged_folder_replaces_a_run_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with staged(folder) as scratch:
+        assert scratch.parent == tmp_path
+        (scratch / "a.txt").write_text("old")
+        record(outputs={"a": "a.txt"}).save(scratch)
+        assert not folder.exists()
+    with pytest.raises(InputError, match="not empty"), staged(folder):
+        pass
+
+    def fail() -> None:
+        with staged(folder, overwrite=True) as scratch:
+            (scratch / "a.txt").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (folder / "a.txt").read_text() == "old"
+    with staged(folder, overwrite=True) as scratch:
+        (scratch / "b.txt").write_text("new")
+        record(outputs={"b": "b.txt"}).save(scratch)
+        assert (folder / "a.txt").read_text() == "old"
+    assert sorted(path.name for path in folder.iterdir()) == ["b.txt", "run.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_files_that_no_run_wrote_stay(
+    tmp_path: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchange:
+        monkeypatch.setattr("rsfuse.runs._exchange", lambda one, other: False)
+    folder = tmp_path / "out"
+    with staged(folder) as scratch:
+        (scratch / "deep").mkdir()
+        (scratch / "deep" / "a.txt").write_text("old")
+        record(outputs={"a": "deep/a.txt"}).save(scratch)
+    if exchange:
+        (folder / "mine.txt").write_text("mine")
+    with staged(folder, overwrite=True) as scratch:
+        (scratch / "deep").mkdir()
+        (scratch / "deep" / "b.txt").write_text("new")
+        record(outputs={"b": "deep/b.txt"}).save(scratch)
+    assert (folder / "mine.txt").exists() == exchange
+    assert not (folder / "deep" / "a.txt").exists()
+    assert (folder / "deep" / "b.txt").read_text() == "new"
+    assert RunRecord.load(folder).outputs == {"b": "deep/b.txt"}
+
+
+def test_a_folder_that_is_stood_in_keeps_its_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    with staged(folder) as scratch:
+        record().save(scratch)
+    monkeypatch.chdir(folder)
+    before = folder.stat().st_ino
+    with staged(".", overwrite=True) as scratch:
+        record(task="detect").save(scratch)
+    assert folder.stat().st_ino == before
+    assert RunRecord.load(".").task == "detect"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    import platform
+
+    dead = tmp_path / f".out.{platform.node()}-999999999-0123abcd.part"
+    alive = tmp_path / f".out.{platform.node()}-{os.getpid()}-0123abcd.part"
+    for folder in (dead, alive):
+        folder.mkdir()
+    with staged(tmp_path / "out") as scratch:
+        record().save(scratch)
+    assert not dead.exists()
+    assert alive.exists()

@@ -7,11 +7,15 @@ Paths inside it are relative to the folder, so that the folder can be moved or z
 Everything here is standard library, so that a run can be read where nothing else is installed.
 """
 
+import ctypes
 import errno
+import glob
 import json
 import math
 import os
+import platform
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -161,20 +165,10 @@ def prepare_output(folder: str | Path, overwrite: bool = False, *, resume: bool 
     """
     folder = Path(folder)
     try:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(
-                f"{folder} is a file", "the output of this command is a folder", "give another -o"
-            )
+        used = _is_used(folder, overwrite or resume)
         folder.mkdir(parents=True, exist_ok=True)
-        used = any(folder.iterdir())
-        if used and not (overwrite or resume):
-            raise InputError(
-                f"{folder} is not empty",
-                "results of two runs must not mix",
-                "give another -o, or --overwrite to replace the earlier run",
-            )
         if used and overwrite:
-            _remove_run(folder)
+            remove_run(folder)
         probe = folder / f".writable-{secrets.token_hex(4)}"
         probe.touch()
         probe.unlink()
@@ -183,6 +177,95 @@ def prepare_output(folder: str | Path, overwrite: bool = False, *, resume: bool 
     except OSError as error:
         raise _output_error(folder, error) from error
     return folder
+
+
+@contextmanager
+def staged(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """A scratch folder whose content becomes that of `folder` when the block ends well.
+
+    Until then an earlier run in the folder stays as it is, whatever happens; afterwards the new one
+    has its place, by one exchange of names where the system can do that. Files in the folder that
+    no run wrote are left alone. The scratch folder lies beside the folder, so that relative paths
+    between files in it and others are right.
+
+    Raises:
+        InputError: The folder holds files and `overwrite` was not asked for.
+        OutputError: It cannot be written to.
+    """
+    folder = Path(folder)
+    place = folder.absolute()
+    head = f".{place.name}.{platform.node()}-"
+    scratch = place.with_name(f"{head}{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        _is_used(folder, overwrite)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(place.parent, head)
+        scratch.mkdir()
+    except OSError as error:
+        raise error if isinstance(error, RsfuseError) else _output_error(folder, error) from error
+    try:
+        yield scratch
+        try:
+            _put(scratch, place)
+        except OSError as error:
+            raise _output_error(folder, error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_used(folder: Path, may_be: bool) -> bool:
+    """Whether the folder holds files, which an output may only do where that was asked for."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(
+            f"{folder} is a file", "the output of this command is a folder", "give another -o"
+        )
+    used = folder.is_dir() and any(folder.iterdir())
+    if used and not may_be:
+        raise InputError(
+            f"{folder} is not empty",
+            "results of two runs must not mix",
+            "give another -o, or --overwrite to replace the earlier run",
+        )
+    return used
+
+
+def _sweep(parent: Path, head: str) -> None:
+    """Remove the scratch folders of processes of this machine that were killed."""
+    for left in parent.glob(f"{glob.escape(head)}*.part"):
+        pid = left.name.removeprefix(head).split("-")[0]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except (OSError, ValueError):
+            continue
+
+
+def _put(scratch: Path, place: Path) -> None:
+    """Give the content of the scratch folder its place."""
+    if not place.exists():
+        scratch.rename(place)
+        return
+    files = {path for path in place.rglob("*") if not path.is_dir()}
+    alone = files <= _files_of_run(place) and place not in (Path.cwd(), *Path.cwd().parents)
+    if alone and _exchange(scratch, place):
+        return
+    remove_run(place)
+    new = [path for path in scratch.rglob("*") if path.is_file()]
+    for path in sorted(new, key=lambda path: path.name == RUN_FILE):
+        target = place / path.relative_to(scratch)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders at once; False where the system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 @contextmanager
@@ -313,21 +396,30 @@ def _remove_with_sidecars(temporary: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _remove_run(folder: Path) -> None:
+def remove_run(folder: Path) -> None:
     """Remove the record of an earlier run and the files that it names inside this folder."""
+    files = _files_of_run(folder)
+    # The record first, so that an interrupt leaves no record without its files.
+    for path in sorted(files, key=lambda path: path.name != RUN_FILE):
+        path.unlink(missing_ok=True)
+
+
+def _files_of_run(folder: Path) -> set[Path]:
+    """The record of the run in a folder and the files inside that it names; empty without one."""
     record = folder / RUN_FILE
     if not record.is_file():
-        return
+        return set()
     try:
         outputs = read_json(record).get("outputs", {})
     except (InputError, AttributeError):
         outputs = {}
-    record.unlink()  # first, so that an interrupt leaves no record without its files
     inside = folder.resolve()
+    found = {record}
     for name in _names(outputs):
-        path = (folder / name).resolve()
-        if path.is_relative_to(inside) and path.is_file():
-            path.unlink()
+        path = folder / name
+        if path.is_file() and path.resolve().is_relative_to(inside):
+            found.add(path)
+    return found
 
 
 def _names(outputs: Any) -> Iterator[str]:

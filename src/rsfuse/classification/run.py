@@ -25,7 +25,7 @@ from rsfuse.engine.device import choose_device
 from rsfuse.geo.picture import describe_input
 from rsfuse.geo.raster import area_of
 from rsfuse.geo.tiles import Shard, TilePlan
-from rsfuse.runs import RunRecord, utc_now
+from rsfuse.runs import RUN_FILE, RunRecord, utc_now
 
 
 @dataclass(frozen=True)
@@ -193,6 +193,7 @@ def run_map(
         if shard[1] > 1:
             return folder
         mapped = time.monotonic() - started
+        (folder / RUN_FILE).unlink(missing_ok=True)  # it tells of the map that was here
         record = _record(job, classifier, pair, files, extras, folder)
     seconds = time.monotonic() - started
     h, w = (side * classifier.factor for side in pair.ms.shape)

@@ -120,7 +120,7 @@ def classify(
     manifest = folder / "tiles.jsonl"
     if not (resume and manifest.exists()):
         manifest.unlink(missing_ok=True)
-        prepare_output(folder, overwrite=overwrite or resume)
+        prepare_output(folder, resume=overwrite or resume)
     extras = Extras(probabilities, confidence, vector, min_area, labels, class_column)
     with Counter(reporter, f"classify {ms.name}") as follow:
         run_map(
@@ -152,7 +152,7 @@ def classify_one(ms: Path, pan: Path, model: str, target: Path, *, labels: Path)
     from rsfuse.classification.run import ClassifyJob, Extras, run_folder, run_map
     from rsfuse.runs import prepare_output
 
-    prepare_output(run_folder(target), overwrite=True)
+    prepare_output(run_folder(target), resume=True)
     command = f"rsfuse classify {ms} {pan} -m {model} -o {target}"
     folder = run_map(ClassifyJob(model), ms, pan, target, Extras(labels=labels), command=command)
     _page(folder)

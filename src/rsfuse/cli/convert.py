@@ -40,11 +40,11 @@ def convert(
     format cannot say (a heading, a flag of difficulty) is left out.
     """
     from rsfuse.detection.formats import write_dataset
-    from rsfuse.runs import prepare_output
+    from rsfuse.runs import staged
 
     name, dataset = _read(source, format, split, classes, ignored)
-    folder = prepare_output(output, overwrite)
-    write_dataset(folder, dataset, format=to)
+    with staged(output, overwrite) as folder:
+        write_dataset(folder, dataset, format=to)
     emit(
         {
             "format": f"{name} -> {to}",
@@ -52,7 +52,7 @@ def convert(
             "objects": sum(len(s.objects) for s in dataset.samples),
             "classes": list(dataset.classes),
             **{f"note: {what}": count for what, count in dataset.notes.items()},
-            "output": str(folder),
+            "output": str(output),
         },
         as_json,
     )
@@ -124,19 +124,19 @@ def split(
     from rsfuse.cli.options import choice
     from rsfuse.detection.formats import write_dataset
     from rsfuse.detection.tiles import split as cut
-    from rsfuse.runs import prepare_output
+    from rsfuse.runs import staged
 
     choice(dialect, ("toolkit", "devkit"), "--dialect")
     _, dataset = _read(source, format, part, classes, ignored)
-    folder = prepare_output(output, overwrite)
-    tiles = cut(dataset, folder, size=size, overlap=overlap, dialect=dialect)  # type: ignore[arg-type]
-    write_dataset(folder, tiles, format="dota")
+    with staged(output, overwrite) as folder:
+        tiles = cut(dataset, folder, size=size, overlap=overlap, dialect=dialect)  # type: ignore[arg-type]
+        write_dataset(folder, tiles, format="dota")
     emit(
         {
             "images": sum(s.image is not None for s in dataset.samples),
             "tiles": len(tiles.samples),
             "objects": sum(len(s.objects) for s in tiles.samples),
-            "output": str(folder),
+            "output": str(output),
         },
         as_json,
     )

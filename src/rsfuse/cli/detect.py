@@ -153,7 +153,7 @@ def detect(
         if not (resume and (folder / "boxes.jsonl").exists()):
             for left in ("boxes.jsonl", "boxes.jsonl.tiles.jsonl"):
                 (folder / left).unlink(missing_ok=True)
-            prepare_output(folder, overwrite=overwrite or resume)
+            prepare_output(folder, resume=overwrite or resume)
         with Counter(reporter, f"detect {scene.name}") as follow:
             found, folder = run_scene(
                 job,
@@ -184,7 +184,7 @@ def detect_one(scene: Path, model: str, target: Path, *, score: float) -> "tuple
     from rsfuse.runs import prepare_output
 
     job = DetectJob(model, score)
-    prepare_output(run_folder(target), overwrite=True)
+    prepare_output(run_folder(target), resume=True)
     found, folder = run_scene(job, job.detector(), scene, target, command=f"rsfuse detect {scene}")
     _page(folder)
     return found, folder

@@ -1,13 +1,16 @@
 """`rsfuse evaluate TASK`: measure a task on a data set with known truth."""
 
 import functools
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rsfuse.cli.match import METHODS
 from rsfuse.cli.options import Json, Overwrite, Progress, Quiet, Seed, Verbose, Workers, choice
 from rsfuse.cli.output import console, emit, progress_reporter
+from rsfuse.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Measure a task on a data set with known truth.")
 
@@ -70,11 +73,16 @@ def match(
     Exit code 3 when the matcher failed with an exception on some pair.
     """
     choice(protocol, PROTOCOLS, "--protocol")
+    choice(method, METHODS, "--method")
+    if protocol == "big" and (method != "auto" or weights is not None):
+        raise InputError(
+            "--protocol big takes neither --method nor --weights",
+            "it times the command as a user runs it",
+            "leave them out",
+        )
     from rsfuse.matching import evaluate as evaluation
-    from rsfuse.runs import prepare_output
+    from rsfuse.runs import staged
 
-    if output is not None:
-        prepare_output(output, overwrite)
     reporter = progress_reporter(progress, quiet=quiet)
     done_so_far = 0
 
@@ -85,25 +93,27 @@ def match(
         reporter.advance(done - done_so_far)
         done_so_far = done
 
+    stage = nullcontext(None) if output is None else staged(output, overwrite)
     try:
-        if protocol == "big":
-            result = evaluation.evaluate_big(dataset, size=size, seed=seed, out_dir=output)
-        else:
-            result = evaluation.evaluate(
-                dataset,
-                protocol,
-                matcher=functools.partial(
-                    evaluation.product_matcher, method=method, weights=weights
-                ),
-                method=f"rsfuse {method}",
-                held_out=held_out,
-                workers=workers,
-                seed=seed,
-                limit=limit,
-                upright=upright,
-                out_dir=output,
-                progress=advance,
-            )
+        with stage as folder:
+            if protocol == "big":
+                result = evaluation.evaluate_big(dataset, size=size, seed=seed, out_dir=folder)
+            else:
+                result = evaluation.evaluate(
+                    dataset,
+                    protocol,
+                    matcher=functools.partial(
+                        evaluation.product_matcher, method=method, weights=weights
+                    ),
+                    method=f"rsfuse {method}",
+                    held_out=held_out,
+                    workers=workers,
+                    seed=seed,
+                    limit=limit,
+                    upright=upright,
+                    out_dir=folder,
+                    progress=advance,
+                )
     finally:
         reporter.finish()
     if as_json:
@@ -152,7 +162,7 @@ def detect(
     from rsfuse.detection.formats import read_dataset
     from rsfuse.detection.results import read_submission
     from rsfuse.engine.bundle import is_bundle, load_bundle
-    from rsfuse.runs import prepare_output
+    from rsfuse.runs import staged
 
     names = tuple(part.strip() for part in (ignored or "").split(",") if part.strip())
     choice(runtime, ("auto", "torch", "onnx"), "--runtime")
@@ -172,9 +182,9 @@ def detect(
         answers = evaluation.answers_of(read_submission(results), data)
     scores = evaluation.evaluate(data, answers, protocol)
     if output is not None:
-        prepare_output(output, overwrite)
         about = {"task": "detect", "results": str(results), "dataset": str(dataset)}
-        evaluation.write_evaluation(output, scores, about)
+        with staged(output, overwrite) as folder:
+            evaluation.write_evaluation(folder, scores, about)
     if as_json:
         emit(scores.to_dict(), as_json=True)
     else:
@@ -202,15 +212,15 @@ def classify(
 ) -> None:
     """Measure a class map with labels: accuracies, intervals, calibration, corrected areas."""
     from rsfuse.classification import evaluate as evaluation
-    from rsfuse.runs import prepare_output
+    from rsfuse.runs import staged
 
     scores = evaluation.evaluate_map(
         class_map, labels, confidence=confidence, class_column=class_column
     )
     if output is not None:
-        prepare_output(output, overwrite)
         about = {"task": "classify", "map": str(class_map), "labels": str(labels)}
-        evaluation.write_evaluation(output, scores, about)
+        with staged(output, overwrite) as folder:
+            evaluation.write_evaluation(folder, scores, about)
     if as_json:
         emit(scores, as_json=True)
         return

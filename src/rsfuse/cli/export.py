@@ -37,7 +37,7 @@ def export(
 
     from rsfuse.detection import export as onnx_file
     from rsfuse.engine.bundle import ONNX_FILE, load_bundle, zip_bundle
-    from rsfuse.runs import prepare_output
+    from rsfuse.runs import staged
 
     bundle = load_bundle(model, "detect")
     for path in calibrate or []:
@@ -54,8 +54,9 @@ def export(
             )
             zip_bundle(made, output)
     else:
-        folder = prepare_output(output, overwrite)
-        made = onnx_file.export(bundle, folder, tile=tile, precision=precision, calibration=images)
+        with staged(output, overwrite) as folder:
+            onnx_file.export(bundle, folder, tile=tile, precision=precision, calibration=images)
+        made = load_bundle(output)
     emit(
         {
             "bundle": str(output),

@@ -85,7 +85,7 @@ def match(
     from rsfuse.geo.raster import open_raster
     from rsfuse.matching.predict import match as match_rasters
     from rsfuse.report import build_report
-    from rsfuse.runs import RunRecord, prepare_output
+    from rsfuse.runs import RunRecord, staged
 
     first = open_raster(reference, bands=band_list(band_ref), mask=mask_ref)
     second = open_raster(query, bands=band_list(band_query), mask=mask_query)
@@ -93,29 +93,30 @@ def match(
     if max_shift is not None:
         has_crs = first.geobox.crs is not None
         limit = parse_distance(max_shift, gsd_m(first.geobox) if has_crs else None)
-    folder = prepare_output(output, overwrite)
-    reporter.start(3, "match")
-    result = match_rasters(
-        first,
-        second,
-        model=model,
-        method=method,
-        weights=weights,
-        max_shift_px=limit,
-        upright=upright,
-        threads=threads,
-        seed=seed,
-    )
-    reporter.advance()
-    result.save(folder, command=shlex.join(["rsfuse", *sys.argv[1:]]), resample=not no_resample)
-    reporter.advance()
-    try:
-        build_report(folder)
-    except RsfuseError as error:
-        logger.warning("the report could not be made: %s", error.what)
-    reporter.advance()
+    with staged(output, overwrite) as folder:
+        reporter.start(3, "match")
+        result = match_rasters(
+            first,
+            second,
+            model=model,
+            method=method,
+            weights=weights,
+            max_shift_px=limit,
+            upright=upright,
+            threads=threads,
+            seed=seed,
+        )
+        reporter.advance()
+        command = shlex.join(["rsfuse", *sys.argv[1:]])
+        result.save(folder, command=command, resample=not no_resample)
+        reporter.advance()
+        try:
+            build_report(folder)
+        except RsfuseError as error:
+            logger.warning("the report could not be made: %s", error.what)
+        reporter.advance()
     reporter.finish()
-    record = RunRecord.load(folder)
+    record = RunRecord.load(output)
     kept = record.result["tie_points"]
     held = record.result.get("held_out_px") or {}
     emit(
@@ -130,7 +131,7 @@ def match(
             "scale": record.result.get("scale"),
             "shift_px": record.result.get("shift_px"),
             "reasons": [str(r["message"]) for r in record.reasons],
-            "output": str(folder),
+            "output": str(output),
         },
         as_json,
     )

@@ -71,7 +71,7 @@ def simulate(
     choice(season, SEASONS, "--season")
     choice(side, ("left", "right"), "--side")
     reporter = progress_reporter(progress, quiet=quiet)
-    from rsfuse.runs import RunRecord, prepare_output, utc_now
+    from rsfuse.runs import RunRecord, staged, utc_now
     from rsfuse.simulate import Acquisition, make_warp, simulate_scene, write_scene
 
     began, started = time.monotonic(), utc_now()
@@ -86,51 +86,51 @@ def simulate(
         border_px=border,
         seed=seed,
     )
-    prepare_output(output, overwrite)
-    reporter.start(len(wanted) + 2, f"scene of {size} x {size} pixels")
-    try:
-        kinds = tuple(kind for kind in placed if kind != "none")
-        scene = simulate_scene(size, gsd_m=gsd, seed=seed, objects=kinds, crs=crs)
-        written = write_scene(
-            output,
-            scene,
-            modalities=wanted,
-            warp=make_warp(warp, scene),
-            queries=warped,
-            acquisition=acquisition,
-            progress=lambda _: reporter.advance(),
-        )
-        reporter.advance()
-    finally:
-        reporter.finish()
-    result = {
-        "references": [f"{name}.tif" for name in written.references],
-        "queries": [f"{name}.tif" for name in written.queries],
-        "warp": warp,
-        "objects": len(scene.objects),
-    }
-    RunRecord(
-        task="simulate",
-        command=shlex.join(["rsfuse", *sys.argv[1:]]),
-        started=started,
-        seconds=round(time.monotonic() - began, 3),
-        inputs=(),
-        parameters={
-            "size": size,
-            "gsd_m": gsd,
-            "crs": crs,
-            "modalities": wanted,
-            "queries": warped,
+    with staged(output, overwrite) as folder:
+        reporter.start(len(wanted) + 2, f"scene of {size} x {size} pixels")
+        try:
+            kinds = tuple(kind for kind in placed if kind != "none")
+            scene = simulate_scene(size, gsd_m=gsd, seed=seed, objects=kinds, crs=crs)
+            written = write_scene(
+                folder,
+                scene,
+                modalities=wanted,
+                warp=make_warp(warp, scene),
+                queries=warped,
+                acquisition=acquisition,
+                progress=lambda _: reporter.advance(),
+            )
+            reporter.advance()
+        finally:
+            reporter.finish()
+        result = {
+            "references": [f"{name}.tif" for name in written.references],
+            "queries": [f"{name}.tif" for name in written.queries],
             "warp": warp,
-            "objects": kinds,
-            "seed": seed,
-            **asdict(acquisition),
-        },
-        status="ok",
-        result=result,
-        outputs=written.outputs,
-    ).save(output)
-    truth = sorted(str(path.relative_to(output)) for path in written.truth.values())
+            "objects": len(scene.objects),
+        }
+        RunRecord(
+            task="simulate",
+            command=shlex.join(["rsfuse", *sys.argv[1:]]),
+            started=started,
+            seconds=round(time.monotonic() - began, 3),
+            inputs=(),
+            parameters={
+                "size": size,
+                "gsd_m": gsd,
+                "crs": crs,
+                "modalities": wanted,
+                "queries": warped,
+                "warp": warp,
+                "objects": kinds,
+                "seed": seed,
+                **asdict(acquisition),
+            },
+            status="ok",
+            result=result,
+            outputs=written.outputs,
+        ).save(folder)
+        truth = sorted(str(path.relative_to(folder)) for path in written.truth.values())
     emit({"folder": output, **result, "truth": truth}, as_json)
 
 

@@ -19,7 +19,7 @@ from rsfuse.geo.grid import Points, pixel_mapping
 from rsfuse.geo.picture import describe_input
 from rsfuse.geo.raster import RasterSource, area_of, open_raster
 from rsfuse.geo.tiles import TilePlan
-from rsfuse.runs import RunRecord, utc_now
+from rsfuse.runs import RunRecord, remove_run, utc_now
 
 # Channels that a network of the usual width holds per pixel of a tile, in units of one value.
 _CHANNELS_IN_WORK = 64
@@ -246,6 +246,7 @@ def run_scene(
     spool = folder / "boxes.jsonl"
     found = find(job, detector, source, spool=spool, progress=progress)
     looked = time.monotonic() - started
+    remove_run(folder)  # not before there is something to take its place
     found.save(target, kind)
     colors = [item.color for item in job.bundle.card.classes]
     numbers = files_of.class_numbers(found, colors)
