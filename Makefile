@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all fmt lint type arch check bench clean
+.PHONY: help setup demo test test-all fmt lint type arch check docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,11 @@ arch: setup ## check that imports point down
 
 check: lint type arch test ## everything that a change must pass
 
+docs: setup ## build the documentation into site/, to be opened without a server
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo "Open $(CURDIR)/site/index.html in a browser."
+
 bench: setup ## measure rsfuse beside its peers; needs the data sets, see RSFUSE_DATA
 	@test -f "$(RSFUSE_DATA)/matching/srif/index.json" || { \
 	  echo "error: no data sets in $(RSFUSE_DATA)"; \
@@ -64,5 +69,5 @@ bench: setup ## measure rsfuse beside its peers; needs the data sets, see RSFUSE
 	@$(BIN)/python benchmarks/match_peers.py "$(RSFUSE_DATA)/matching/s1s2" --upright -o runs/peers/s1s2
 
 clean: ## remove what was built, but not .venv
-	@rm -rf build dist demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf build dist demo runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

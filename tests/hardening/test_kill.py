@@ -174,7 +174,7 @@ def test_a_killed_training_goes_on(scenes: Path, tmp_path: Path) -> None:
         f'data = "{scenes}"\nformat = "simulated"\nclasses = ["ship", "plane", "small-vehicle", '
         '"large-vehicle"]\ntrain_split = "train"\nlow = [300.0]\nhigh = [6500.0]\nwindow = 64\n'
         "width = 16\nsteps = 40\nbatch = 2\nwarmup = 2\nvalidate_every = 4\ngsd_m = 0.5\n"
-        'threads = 1\n'
+        "threads = 1\n"
     )
     words = ["train", "detect", str(config), "-o", str(tmp_path / "run"), "--progress", "none"]
     process = subprocess.Popen([sys.executable, "-m", "rsfuse", *words])
