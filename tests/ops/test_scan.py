@@ -1,6 +1,10 @@
 """The selective scan: every engine equals the definition, in values and gradients."""
 
 import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,3 +142,23 @@ def test_triton_equals_the_loop() -> None:
     arguments = [x.detach().float().cuda() for x in make(2, 4, 40, 24, 100)]
     for found, expected in zip(run(arguments, "triton"), run(arguments, "loop"), strict=True):
         assert (found - expected).abs().max() / expected.abs().max() < 1e-5
+
+
+INTERPRETED = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_scan import make, run
+for shape in ((2, 4, 40, 24, 37), (2, 2, 33, 64, 16), (1, 4, 64, 16, 50), (1, 1, 3, 5, 2)):
+    arguments = [x.detach().float() for x in make(*shape)]
+    for found, expected in zip(run(arguments, "triton"), run(arguments, "loop"), strict=True):
+        assert (found - expected).abs().max() <= 2e-6 * expected.abs().max(), shape
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_triton_equals_the_loop_in_its_interpreter() -> None:
+    """Values and all gradients, on the CPU; what a GPU makes of the kernels is not seen here."""
+    subprocess.run(
+        [sys.executable, "-c", INTERPRETED.format(folder=str(Path(__file__).parent))],
+        check=True, timeout=120, env={**os.environ, "TRITON_INTERPRET": "1"},
+    )  # fmt: skip
