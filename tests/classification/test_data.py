@@ -1,5 +1,6 @@
 """Pairs of images, labels and how they are parted."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,6 @@ def test_a_pair_has_a_whole_ratio(tmp_path: Path) -> None:
     [
         ((10, 15), 8, {}, GridError, "MS first"),  # swapped
         ((80, 120), 1, {"x": 600_000}, NoOverlapError, ""),
-        ((80, 120), 1, {"x": 500_000.5}, GridError, "warp_pan"),  # corners half a pixel off
-        ((53, 80), 1.5, {}, GridError, "warp_pan"),
-        ((79, 120), 1, {}, GridError, "warp_pan"),
     ],
 )
 def test_pairs_that_do_not_fit_are_explained(
@@ -52,6 +50,36 @@ def test_pairs_that_do_not_fit_are_explained(
     with pytest.raises(kind) as caught:
         open_pair(ms, pan)
     assert hint in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "more", "ratio"),
+    [
+        ((80, 120), 1, {"x": 500_000.5}, 4),  # corners half a pixel off
+        ((53, 80), 1.5, {}, 3),
+        ((79, 120), 1, {}, 4),
+    ],
+)
+def test_a_pan_on_another_grid_is_resampled(
+    tmp_path: Path, shape: tuple[int, int], size: float, more: dict[str, float], ratio: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    ms, pan = (
+        write(tmp_path / "ms.tif", (20, 30), 4, 3),
+        write(tmp_path / "p.tif", shape, size, **more),
+    )
+    with caplog.at_level("WARNING", logger="rsfuse"), open_pair(ms, pan) as pair:
+        assert pair.ratio == ratio
+        assert pair.pan.shape == (20 * ratio, 30 * ratio)
+        assert pair.pan.name == str(pan)
+        assert pair.pan.read().valid.mean() > 0.9
+        place = pair.pan.path
+    assert "resampled onto the grid" in caplog.text
+    assert place is not None
+    assert Path(place).exists()
+    del pair
+    gc.collect()
+    assert not Path(place).exists()
 
 
 def test_a_warped_pan_fits(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import rasterio
 from rsfuse.cli.main import main
 from rsfuse.engine.bundle import load_bundle
 from rsfuse.geo.raster import open_raster
+from rsfuse.geo.write import write_cog
 from rsfuse.runs import RunRecord
 from rsfuse.simulate import render, simulate_scene
 from rsfuse.simulate.render import Acquisition
@@ -137,6 +138,32 @@ def test_bad_input_is_explained(scene: Path, trained: Path, tmp_path: Path, chan
     assert what in said
     assert "Traceback" not in said
     assert not (tmp_path / "m.tif").exists()
+
+
+def test_a_map_of_numbers_never_seen_is_weak(scene: Path, trained: Path, tmp_path: Path) -> None:
+    for name in ("ms", "pan"):
+        with open_raster(scene / f"{name}.tif") as source:
+            raster = source.read()
+        write_cog(tmp_path / f"{name}.tif", raster.data / 10_000, geobox=raster.geobox)
+    code = main(["classify", f"{tmp_path}/ms.tif", f"{tmp_path}/pan.tif", "-m", f"{trained}/bundle",
+                 "-o", f"{tmp_path}/map.tif", "--progress", "none"])  # fmt: skip
+    assert code == 3
+    record = RunRecord.load(tmp_path / "map_run")
+    assert record.status == "weak"
+    assert record.reasons[0]["code"] == "unlike_training"
+    assert "in training from" in record.reasons[0]["message"]
+
+
+def test_another_ratio_is_explained(
+    scene: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_raster(scene / "ms.tif") as source:
+        raster = source.read(bands=[1])
+    write_cog(tmp_path / "pan.tif", raster.data, geobox=raster.geobox)
+    code = main(["classify", f"{scene}/ms.tif", f"{tmp_path}/pan.tif", "-m", f"{trained}/bundle",
+                 "-o", f"{tmp_path}/map.tif", "--progress", "none"])  # fmt: skip
+    assert code == 2
+    assert "was trained with 2" in capsys.readouterr().err
 
 
 def test_where_one_image_has_no_data_the_map_has_none(

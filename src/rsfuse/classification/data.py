@@ -1,5 +1,9 @@
 """MS and PAN images as one pair, and PAN images where a sensor model has to stand in for them."""
 
+import logging
+import shutil
+import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +15,13 @@ from scipy.ndimage import gaussian_filter
 
 from rsfuse.engine.bundle import InputInfo
 from rsfuse.errors import BandError, GridError, InputError
-from rsfuse.geo.grid import integer_ratio, overlap, rescaled, same_grid, window_geobox
+from rsfuse.geo.grid import gsd_m, integer_ratio, overlap, rescaled, same_grid, window_geobox
 from rsfuse.geo.raster import Raster, RasterSource, open_raster
 
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+
+log = logging.getLogger(__name__)
 
 # What a MS sensor passes at its own Nyquist frequency; typical of QuickBird and Landsat.
 MTF_AT_NYQUIST = 0.3
@@ -53,9 +59,11 @@ def open_pair(
     pan_bands: Sequence[str | int] | None = None,
     inputs: Sequence[InputInfo] = (),
 ) -> Pair:
-    """Open MS and PAN and check that they fit together.
+    """Open MS and PAN and make them fit together.
 
-    Without a CRS on either, the corners of both images are taken as the same.
+    Without a CRS on either, the corners of both images are taken as the same. With one, PAN on
+    another grid (not aligned, no whole ratio, another CRS) is resampled once onto an exact
+    refinement of the MS grid, into a temporary file.
 
     Args:
         ms: Multispectral raster: whatever `open_raster` takes.
@@ -65,7 +73,7 @@ def open_pair(
         inputs: What a model expects; band numbers are compared.
 
     Raises:
-        GridError: They share no ground, are swapped, not aligned, or not of an integer ratio; the
+        GridError: They share no ground, are swapped, or without a CRS not of an integer ratio; the
             error proposes what to do.
         BandError: The number of bands is not what the model expects.
     """
@@ -79,7 +87,42 @@ def open_pair(
                 f"the model was trained on {len(wanted.bands)}: {', '.join(wanted.bands)}",
                 "give the image of the same sensor, or choose its bands",
             )
-    return Pair(one, two, _ratio(one, two))
+    if _fits(one, two):
+        return Pair(one, two, _ratio(one, two))
+    log.warning("%s is resampled onto the grid of %s", two.name, one.name)
+    scratch = tempfile.mkdtemp(prefix="rsfuse-pan-")
+    try:
+        name = two.name
+        two = open_raster(warp_pan(one, two, Path(scratch) / "pan.tif"))
+        two.name = name  # what is told of it is told of the file that was given
+        pair = Pair(one, two, _ratio(one, two))
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    weakref.finalize(pair, shutil.rmtree, scratch, ignore_errors=True)
+    return pair
+
+
+def _fits(ms: RasterSource, pan: RasterSource) -> bool:
+    """Whether PAN lies on an exact refinement of the MS grid.
+
+    Raises:
+        GridError: They share no ground, or are swapped.
+    """
+    if not (ms.is_georeferenced and pan.is_georeferenced):
+        return True
+    overlap(ms.geobox, pan.geobox)
+    if gsd_m(pan.geobox) > 1.2 * gsd_m(ms.geobox):
+        raise GridError(
+            f"MS has pixels of {gsd_m(ms.geobox):.3g} m and PAN of {gsd_m(pan.geobox):.3g} m",
+            "PAN has the smaller pixels of the two",
+            "give MS first and PAN second",
+        )
+    try:
+        ratio = integer_ratio(pan.geobox, ms.geobox)
+    except GridError:
+        return False
+    return same_grid(rescaled(ms.geobox, ratio), pan.geobox)
 
 
 def _ratio(ms: RasterSource, pan: RasterSource) -> int:
@@ -95,27 +138,7 @@ def _ratio(ms: RasterSource, pan: RasterSource) -> int:
             )
         return ratio
     overlap(ms.geobox, pan.geobox)
-    try:
-        ratio = integer_ratio(pan.geobox, ms.geobox)
-    except GridError as error:
-        try:
-            backwards = integer_ratio(ms.geobox, pan.geobox)
-        except GridError:
-            backwards = 0
-        fix = (
-            swap
-            if backwards > 1
-            else "warp PAN once: rsfuse.classification.data.warp_pan(ms, pan, 'pan_on_ms.tif')"
-        )
-        raise GridError(error.what, error.why, fix) from error
-    if not same_grid(rescaled(ms.geobox, ratio), pan.geobox):
-        raise GridError(
-            f"MS of {ms.shape} and PAN of {pan.shape} pixels do not cover the same ground",
-            f"at a ratio of {ratio}, PAN must have {ratio} times as many rows and columns, and the "
-            "same corners",
-            "warp PAN once: rsfuse.classification.data.warp_pan(ms, pan, 'pan_on_ms.tif')",
-        )
-    return ratio
+    return integer_ratio(pan.geobox, ms.geobox)
 
 
 def warp_pan(
@@ -135,7 +158,7 @@ def warp_pan(
     Raises:
         GridError: They share no ground, or PAN is coarser than MS.
     """
-    from rsfuse.geo.grid import gsd_m, pixel_mapping
+    from rsfuse.geo.grid import pixel_mapping
     from rsfuse.geo.warp import warp_raster
 
     one, two = open_raster(ms), open_raster(pan)

@@ -22,10 +22,15 @@ from rsfuse.classification.predict import (
 from rsfuse.classification.results import ClassMap, polygons_of
 from rsfuse.engine.bundle import Bundle, load_bundle
 from rsfuse.engine.device import choose_device
+from rsfuse.engine.familiar import strange_bands
+from rsfuse.errors import GridError
 from rsfuse.geo.picture import describe_input
 from rsfuse.geo.raster import area_of
 from rsfuse.geo.tiles import Shard, TilePlan
 from rsfuse.runs import RUN_FILE, RunRecord, utc_now
+
+# How a run ends that has a reason not to be ok.
+STATUS_OF = {"no_data": "refused", "unlike_training": "weak"}
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,23 @@ class ClassifyJob:
         return NetworkClassifier.load(self.bundle, choose_device(self.device))
 
     def open(self, ms: Any, pan: Any) -> Pair:
-        """The pair, with the bands that the model takes."""
-        return open_pair(ms, pan, inputs=self.bundle.card.inputs)
+        """The pair, with the bands and the ratio that the model takes.
+
+        Raises:
+            BandError: Other bands.
+            GridError: Another ratio, or no common ground.
+        """
+        card = self.bundle.card
+        pair = open_pair(ms, pan, inputs=card.inputs)
+        wanted = card.arguments.get("ratio", pair.ratio)
+        if pair.ratio != wanted:
+            pair.__exit__()
+            raise GridError(
+                f"{pair.ratio} PAN pixels lie along one MS pixel",
+                f"the model {card.name} was trained with {wanted}",
+                "use a model for this sensor: rsfuse train classify",
+            )
+        return pair
 
     def plan(self, pair: Pair, classifier: NetworkClassifier) -> TilePlan:
         """The tiles."""
@@ -195,18 +215,16 @@ def run_map(
         mapped = time.monotonic() - started
         (folder / RUN_FILE).unlink(missing_ok=True)  # it tells of the map that was here
         record = _record(job, classifier, pair, files, extras, folder)
+        reasons = _doubts(job, pair, record["confidence"])
     seconds = time.monotonic() - started
     h, w = (side * classifier.factor for side in pair.ms.shape)
-    known = record["confidence"] is not None
     RunRecord(
         task="classify",
         command=command,
         started=utc_now(),
         seconds=round(seconds, 3),
-        status="ok" if known else "refused",
-        reasons=()
-        if known
-        else ({"code": "no_data", "message": "Nowhere do both images hold data."},),
+        status=STATUS_OF[reasons[0]["code"]] if reasons else "ok",
+        reasons=reasons,
         diagnostics={
             "megapixels_per_second": round(h * w / 1e6 / max(mapped, 1e-9), 4),
             "stages": [
@@ -217,6 +235,27 @@ def run_map(
         **record,
     ).save(folder)
     return folder
+
+
+def _doubts(job: ClassifyJob, pair: Pair, confidence: float | None) -> tuple[dict[str, Any], ...]:
+    """Why a map is none, or not to be relied on."""
+    if confidence is None:
+        return ({"code": "no_data", "message": "Nowhere do both images hold data."},)
+    inputs = job.bundle.card.inputs
+    strange = [
+        said
+        for source, info in zip((pair.ms, pair.pan), inputs, strict=True)
+        for said in strange_bands(source, info)
+    ]
+    if 2 * len(strange) < sum(len(info.bands) for info in inputs):
+        return ()
+    return (
+        {
+            "code": "unlike_training",
+            "message": "The numbers of the images are unlike those that the model learned from: "
+            + "; ".join(strange),
+        },
+    )
 
 
 def _record(

@@ -1,5 +1,6 @@
 """`rsfuse.detect`: a scene and a model in, oriented boxes out; and the run folder of it."""
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from rsfuse.detection.results import Detections
 from rsfuse.detection.runtime import Runtime, load_detector
 from rsfuse.detection.scene import Found, SceneLattice, clear_spool, detect_scene, plan_scene
 from rsfuse.engine.bundle import Bundle, load_bundle
+from rsfuse.engine.familiar import strange_bands
 from rsfuse.errors import BandError, InputError
 from rsfuse.geo.grid import Points, pixel_mapping
 from rsfuse.geo.picture import describe_input
@@ -26,6 +28,9 @@ _CHANNELS_IN_WORK = 64
 
 # Context around a tile in its own pixels: what the largest usual objects need to be seen whole.
 HALO_PX = 128
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -246,6 +251,9 @@ def run_scene(
     spool = folder / "boxes.jsonl"
     found = find(job, detector, source, spool=spool, progress=progress)
     looked = time.monotonic() - started
+    strange = strange_bands(source, job.bundle.card.inputs[0])
+    if 2 * len(strange) >= detector.bands:
+        log.warning("unlike what the model learned from: %s", "; ".join(strange))
     remove_run(folder)  # not before there is something to take its place
     found.save(target, kind)
     colors = [item.color for item in job.bundle.card.classes]
@@ -276,6 +284,7 @@ def run_scene(
                 lattice.shape[0] * lattice.shape[1] / 1e6 / max(looked, 1e-9), 3
             ),
             "model_pixels_per_pixel": lattice.scale,
+            "unlike_training": list(strange),
             "stages": [
                 {"name": "tiles", "seconds": round(looked, 3)},
                 {"name": "write", "seconds": round(seconds - looked, 3)},
