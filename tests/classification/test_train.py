@@ -154,6 +154,41 @@ def test_a_map_of_numbers_never_seen_is_weak(scene: Path, trained: Path, tmp_pat
     assert "in training from" in record.reasons[0]["message"]
 
 
+def test_a_map_has_the_pixels_that_were_asked_for(
+    scene: Path, trained: Path, tmp_path: Path
+) -> None:
+    for name in ("model", "ms", "pan"):
+        more = ("--resolution", name, "--probs", str(tmp_path / f"{name}_p.tif"))
+        assert classify(scene, trained, tmp_path / f"{name}.tif", *more) == 0
+    with (
+        rasterio.open(scene / "ms.tif") as ms,
+        rasterio.open(tmp_path / "ms_p.tif") as small,
+        rasterio.open(tmp_path / "pan_p.tif") as large,
+    ):
+        assert small.shape == ms.shape
+        assert small.transform == ms.transform
+        fine, coarse = large.read().astype(float), small.read().astype(float)
+    mean = fine.reshape(len(fine), coarse.shape[1], 2, coarse.shape[2], 2).mean((2, 4))
+    assert abs(mean - coarse).max() <= 1.0  # percent, rounded twice
+    one, two = (rasterio.open(tmp_path / f"{name}.tif") for name in ("model", "pan"))
+    with one, two:
+        assert (one.read() == two.read()).all()  # it was trained for PAN pixels
+
+
+def test_a_new_user_needs_no_file(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["--ms", f"{scene}/ms.tif", "--pan", f"{scene}/pan.tif"]
+    words = ["train", "classify", *files, "-o", str(tmp_path / "mine"), "--progress", "none", "-q"]
+    assert main(words) == 2
+    assert "--labels" in capsys.readouterr().err
+    quick = ["--set", "tile=16", "--set", "steps=4", "--set", "batch=2", "--set", "block=16",
+             "--set", "buffer=2", "--set", "validate_every=4", "--model", "unet"]  # fmt: skip
+    assert main([*words, "--labels", f"{scene}/truth/labels.tif", *quick]) == 0
+    card = load_bundle(tmp_path / "mine" / "bundle").card
+    assert (card.name, card.architecture) == ("mine", "unet")
+
+
 def test_another_ratio_is_explained(
     scene: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

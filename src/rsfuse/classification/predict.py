@@ -112,6 +112,38 @@ class NetworkClassifier:
         return torch.from_numpy(np.ascontiguousarray(image))[None].to(self.device)
 
 
+class AtResolution:
+    """A classifier whose map has other pixels than its own.
+
+    Larger ones get the mean probabilities of those that they hold, smaller ones those of the pixel
+    that they lie in.
+
+    Attributes:
+        classes: As of the classifier.
+        align: As of the classifier.
+        halo: As of the classifier.
+        factor: Map pixels per MS pixel along an axis.
+    """
+
+    def __init__(self, classifier: TileClassifier, factor: int) -> None:
+        self.classes = classifier.classes
+        self.align = classifier.align
+        self.halo = classifier.halo
+        self.factor = factor
+        self._classifier = classifier
+
+    def __call__(self, ms: Image, ms_valid: Mask, pan: Image, pan_valid: Mask) -> Image:
+        """Probabilities (K, f h, f w) of MS (C, h, w) and PAN (P, r h, r w)."""
+        odds = self._classifier(ms, ms_valid, pan, pan_valid)
+        own = self._classifier.factor
+        if self.factor > own:
+            many = self.factor // own
+            return np.repeat(np.repeat(odds, many, axis=1), many, axis=2)
+        k, h, w = odds.shape
+        few = own // self.factor
+        return odds.reshape(k, h // few, few, w // few, few).mean(axis=(2, 4))
+
+
 def scaled(data: Image, valid: Mask, info: InputInfo) -> Image:
     """Bands as the network wants them: `low` at 0, `high` at 1; invalid pixels in the middle."""
     low = np.asarray(info.low, np.float32)[:, None, None]

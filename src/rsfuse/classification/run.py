@@ -7,15 +7,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rsfuse.classification import output as files_of
 from rsfuse.classification.data import Pair, open_pair
 from rsfuse.classification.evaluate import evaluate_map
 from rsfuse.classification.predict import (
     TILE,
+    AtResolution,
     MapFiles,
     NetworkClassifier,
+    TileClassifier,
     classify_scene,
     plan_map,
 )
@@ -28,6 +30,8 @@ from rsfuse.geo.picture import describe_input
 from rsfuse.geo.raster import area_of
 from rsfuse.geo.tiles import Shard, TilePlan
 from rsfuse.runs import RUN_FILE, RunRecord, utc_now
+
+Resolution = Literal["model", "ms", "pan"]
 
 # How a run ends that has a reason not to be ok.
 STATUS_OF = {"no_data": "refused", "unlike_training": "weak"}
@@ -45,6 +49,7 @@ class ClassifyJob:
         tile: Side of a tile in MS pixels.
         memory: Most bytes to use; tiles get smaller to stay below.
         workers: Tiles at once.
+        resolution: Pixels of the map: "ms", "pan", or those of the "model".
     """
 
     model: Bundle | str | Path
@@ -54,15 +59,21 @@ class ClassifyJob:
     tile: int = TILE
     memory: int | None = None
     workers: int = 1
+    resolution: Resolution = "model"
 
     @property
     def bundle(self) -> Bundle:
         """The model's bundle."""
         return self.model if isinstance(self.model, Bundle) else load_bundle(self.model, "classify")
 
-    def classifier(self) -> NetworkClassifier:
+    def classifier(self) -> TileClassifier:
         """The model, ready to be used for any number of scenes."""
-        return NetworkClassifier.load(self.bundle, choose_device(self.device))
+        bundle = self.bundle
+        network = NetworkClassifier.load(bundle, choose_device(self.device))
+        if self.resolution == "model":
+            return network
+        factor = 1 if self.resolution == "ms" else int(bundle.card.arguments["ratio"])
+        return network if factor == network.factor else AtResolution(network, factor)
 
     def open(self, ms: Any, pan: Any) -> Pair:
         """The pair, with the bands and the ratio that the model takes.
@@ -83,7 +94,7 @@ class ClassifyJob:
             )
         return pair
 
-    def plan(self, pair: Pair, classifier: NetworkClassifier) -> TilePlan:
+    def plan(self, pair: Pair, classifier: TileClassifier) -> TilePlan:
         """The tiles."""
         return plan_map(pair, classifier, tile=self.tile, memory=self.memory, workers=self.workers)
 
@@ -135,7 +146,7 @@ def classify(
 
 def make(
     job: ClassifyJob,
-    classifier: NetworkClassifier,
+    classifier: TileClassifier,
     pair: Pair,
     files: MapFiles,
     *,
@@ -154,7 +165,7 @@ def make(
             plan=job.plan(pair, classifier),
             area=None if job.aoi is None else area_of(job.aoi, pair.ms),
             manifest=manifest,
-            run_key=f"{job.bundle.card.files} {job.aoi}",
+            run_key=f"{job.bundle.card.files} {job.aoi} {job.resolution}",
             shard=shard,
             workers=job.workers,
             progress=progress,
@@ -260,7 +271,7 @@ def _doubts(job: ClassifyJob, pair: Pair, confidence: float | None) -> tuple[dic
 
 def _record(
     job: ClassifyJob,
-    classifier: NetworkClassifier,
+    classifier: TileClassifier,
     pair: Pair,
     files: MapFiles,
     extras: Extras,
@@ -307,6 +318,7 @@ def _record(
             "architecture": job.bundle.card.architecture,
             "uncertain_below": job.uncertain_below,
             "tile": job.tile,
+            "resolution": job.resolution,
             "aoi": None if job.aoi is None else str(job.aoi),
         },
         "confidence": summary.mean_confidence,

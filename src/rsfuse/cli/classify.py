@@ -21,6 +21,7 @@ from rsfuse.cli.options import (
     Tile,
     Verbose,
     Workers,
+    choice,
     parse_shard,
 )
 from rsfuse.cli.output import Counter, emit, progress_reporter
@@ -46,6 +47,9 @@ def classify(
         Path | None,
         typer.Option("--confidence", help="Where the confidence goes; else into the run folder."),
     ] = None,
+    resolution: Annotated[
+        str, typer.Option(help="Pixels of the map: ms, pan, or those that the model gives.")
+    ] = "model",
     aoi: Annotated[
         Path | None, typer.Option("--aoi", help="Area of interest: a raster (not 0) or polygons.")
     ] = None,
@@ -96,7 +100,17 @@ def classify(
     taken = [path for path in (output, vector, probabilities) if path and path.exists()]
     if taken and not (overwrite or dry_run):
         raise InputError(f"{taken[0]} exists", "nothing is replaced unasked", "add --overwrite")
-    job = ClassifyJob(model, aoi, uncertain_below, device, tile or TILE, memory, workers)
+    choice(resolution, ("model", "ms", "pan"), "--resolution")
+    job = ClassifyJob(
+        model,
+        aoi,
+        uncertain_below,
+        device,
+        tile or TILE,
+        memory,
+        workers,
+        resolution,  # type: ignore[arg-type]
+    )
     part = (0, 1) if shard is None else parse_shard(shard)
     if dry_run:
         classifier = job.classifier()
