@@ -1,5 +1,6 @@
 """Fixtures that several folders share: tiny rasters, seeded generators, the measured data sets."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +16,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> None:
+    """A command that was quiet before, in a fixture too, leaves the log as it is by default."""
+    logging.getLogger("rsfuse").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

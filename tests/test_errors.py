@@ -21,6 +21,7 @@ def test_error_prints_three_lines(kind: type[RsfuseError]) -> None:
 
 @pytest.mark.parametrize("kind", EVERY_ERROR)
 def test_error_survives_the_way_back_from_a_worker(kind: type[RsfuseError]) -> None:
+    """Also after Dask was imported, which pickles all exceptions in a way of its own."""
     error = pickle.loads(pickle.dumps(kind("found", "needed", "do this")))
     assert type(error) is kind
     assert (error.what, error.why, error.fix) == ("found", "needed", "do this")

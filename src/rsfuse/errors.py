@@ -22,6 +22,10 @@ class RsfuseError(Exception):
         self.why = why
         self.fix = fix
 
+    def __reduce__(self) -> tuple[type["RsfuseError"], tuple[str, str, str]]:
+        """Made again from its three texts, also where a library pickles exceptions its own way."""
+        return type(self), (self.what, self.why, self.fix)
+
     def __str__(self) -> str:
         return "\n".join(line for line in (self.what, self.why, self.fix) if line)
 

@@ -553,6 +553,7 @@ WRITERS = """
     import os, resource, sys
     from pathlib import Path
     import numpy as np
+    import pyogrio.raw  # and pandas, where it is installed, while there are no limits yet
     from rsfuse.errors import OutputError
     from rsfuse.geo.write import (
         write_cog, write_gcp_vrt, write_points, write_polygons, write_qgis_points
