@@ -2,9 +2,9 @@
 
     python benchmarks/footprint.py --constraint constraints.txt
 
-Each is installed by pip into an environment of its own, from wheels where it has them, with the same
-torch as rsfuse, so that what is compared is what each adds. Import times are the median of five
-fresh processes, by turns. Where something does not install or import, the reason is printed.
+Each is installed by pip into an environment of its own, from wheels where it has them, with the
+same torch as rsfuse, so that what is compared is what each adds. Import times are the median of
+five fresh processes, by turns. Where something does not install or import, the reason is printed.
 """
 
 import argparse

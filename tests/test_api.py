@@ -36,6 +36,7 @@ PUBLIC = {
         "RunRecord",
         "atomic_path",
         "is_run_folder",
+        "parse_json",
         "plain",
         "prepare_output",
         "read_json",

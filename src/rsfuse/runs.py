@@ -330,7 +330,7 @@ def read_json(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             f"{path} cannot be read: {error.strerror}", "a JSON file is needed", "check the path"
@@ -341,6 +341,18 @@ def read_json(path: str | Path) -> Any:
             "the file is damaged or of another kind",
             "make it again with the command that wrote it",
         ) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The content of a JSON text.
+
+    Raises:
+        ValueError: It is not JSON, or nested more deeply than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def plain(value: Any) -> Any:

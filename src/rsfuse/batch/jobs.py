@@ -4,7 +4,6 @@ An item is one call of a command. Its inputs and options have the names of the c
 whatever can be said there can be said here, and an item can be repeated by hand.
 """
 
-import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from urllib.parse import urljoin
 from urllib.request import urlopen
 
 from rsfuse.errors import ConfigError, InputError
-from rsfuse.runs import read_json
+from rsfuse.runs import parse_json, read_json
 
 # Task -> the inputs of a command in their order, and what it writes in the folder of an item.
 TASKS: Mapping[str, tuple[tuple[str, ...], str]] = {
@@ -249,7 +248,7 @@ def _load(place: str) -> Any:
         raise InputError(f"{place} cannot be read", "a path or http(s) is needed", "copy it first")
     try:
         with urlopen(place, timeout=HTTP_TIMEOUT_S) as answer:
-            return json.loads(answer.read(MOST_STAC_BYTES))
+            return parse_json(answer.read(MOST_STAC_BYTES))
     except (URLError, TimeoutError, OSError, ValueError) as error:
         raise InputError(
             f"{place} cannot be read: {error}", "a STAC JSON file is needed", "check the address"

@@ -1,6 +1,5 @@
 """Labels of land cover: rasters of any integer type or polygons, as class numbers from 0."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from rsfuse.geo.grid import overlap, pixel_mapping, same_grid
 from rsfuse.geo.raster import RasterSource, open_raster
 from rsfuse.geo.vectors import burn, column_of, read_features
 from rsfuse.geo.warp import read_mapped
+from rsfuse.runs import read_json
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ def _names_beside(path: Path) -> dict[int, str]:
     listed = path.with_name("classes.json")
     if not listed.is_file():
         return {}
-    content = json.loads(listed.read_text(encoding="utf-8"))
+    content = read_json(listed)
     if not isinstance(content, dict):
         return {}
     return {int(value): str(name) for value, name in content.items() if str(value).isdigit()}

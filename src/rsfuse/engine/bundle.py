@@ -12,7 +12,6 @@ Nothing in it is executed on loading, and every file is checked against its SHA-
 """
 
 import hashlib
-import json
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
@@ -26,7 +25,7 @@ import pydantic
 from rsfuse.engine.config import Config, make_config
 from rsfuse.engine.mlm import mlm_item
 from rsfuse.errors import InputError
-from rsfuse.runs import atomic_path, read_json, write_json
+from rsfuse.runs import atomic_path, parse_json, read_json, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -286,7 +285,7 @@ def _card(path: Path) -> dict[str, Any]:
         content = read_json(path / CARD_FILE)
     else:
         try:
-            content = json.loads(_read(path, CARD_FILE))
+            content = parse_json(_read(path, CARD_FILE))
         except ValueError as error:
             raise _damaged(path, CARD_FILE, str(error)) from error
     if not isinstance(content, dict):

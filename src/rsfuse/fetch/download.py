@@ -39,7 +39,7 @@ from rsfuse.geo.grid import (
 from rsfuse.geo.raster import RasterSource, open_raster
 from rsfuse.geo.warp import read_mapped
 from rsfuse.geo.write import write_cog
-from rsfuse.runs import utc_now
+from rsfuse.runs import parse_json, utc_now
 
 MOST_PIXELS = 400_000_000  # of one file, bands included: 1.6 GB while it is made
 _EDGE_POINTS = 21
@@ -229,7 +229,7 @@ def _token(address: str) -> str:
     def ask() -> str:
         try:
             with urlopen(address, timeout=TIMEOUT_S[1]) as answer:
-                return str(json.loads(answer.read(65_536))["token"])
+                return str(parse_json(answer.read(65_536))["token"])
         except HTTPError as error:
             if error.code < 500 and error.code != HTTPStatus.TOO_MANY_REQUESTS:
                 raise _no_token(address, error) from error

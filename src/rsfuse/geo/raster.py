@@ -42,6 +42,7 @@ from rsfuse.geo.grid import (
 from rsfuse.geo.mask import VECTOR_SUFFIXES, RasterArea, UsableArea, read_polygons
 from rsfuse.geo.reader import ArrayReader, FileReader, Reader, open_dataset
 from rsfuse.geo.reduce import FloatImage, Mask, average, cover, nearest
+from rsfuse.runs import parse_json
 
 ComplexAs = Literal["amplitude", "db"]
 PaletteAs = Literal["index", "rgb"]
@@ -822,7 +823,7 @@ def _colour_table(dataset: Any, index: int) -> dict[int, tuple[int, int, int]]:
 def _class_names(dataset: Any) -> tuple[tuple[int, str], ...]:
     """Names of classes from the tag that our own writers leave, and nothing where it is damaged."""
     try:
-        found = json.loads(dataset.tags().get("class_names", "{}"))
+        found = parse_json(dataset.tags().get("class_names", "{}"))
         return tuple((int(value), str(text)) for value, text in found.items())
     except (ValueError, AttributeError):
         return ()

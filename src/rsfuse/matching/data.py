@@ -12,7 +12,6 @@ Image 1 becomes image 0, the reference; image 2 becomes image 1, the query.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsfuse.errors import InputError
+from rsfuse.runs import parse_json
 
 FloatArray = npt.NDArray[np.float64]
 ImageArray = npt.NDArray[np.float32]
@@ -195,8 +195,8 @@ def _read_index(index: Path) -> list[dict[str, Any]]:
             "Give the folder of one set, for example data/matching/srif.",
         )
     try:
-        entries = json.loads(index.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        entries = parse_json(index.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text at all
         raise InputError(f"{index} is not JSON: {error}", what_is_needed) from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{index} is not a list of entries", what_is_needed)

@@ -133,7 +133,7 @@ def part_of(root: Path, split: str | None) -> set[str] | None:
     for folder in LIST_FOLDERS:
         path = root / folder / f"{split}.txt"
         if path.is_file():
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
+            lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
             return {Path(line.split()[0]).stem for line in lines if line.strip()}
     raise InputError(
         f"{root} has no part {split!r}",

@@ -13,7 +13,7 @@ from rsfuse.detection.formats.assemble import Parsed, Row, Wanted, assemble, ima
 from rsfuse.errors import InputError
 from rsfuse.ops.boxes import corners_of, smallest_box
 from rsfuse.ops.polygons import polygon_areas
-from rsfuse.runs import atomic_path
+from rsfuse.runs import atomic_path, parse_json
 
 IMAGES = ("images", "train", "val", "train2017", "val2017", ".")
 
@@ -105,7 +105,7 @@ def _file(folder: Path, split: str | None) -> Path:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding="utf-8-sig", errors="replace"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read: {error}", "a JSON file is needed", "check the file"

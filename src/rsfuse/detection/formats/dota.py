@@ -5,7 +5,6 @@ lines `imagesource:` and `gsd:`, then `x1 y1 x2 y2 x3 y3 x4 y4 class difficult`,
 wild holds is accepted: byte order marks, CRLF, tabs, blank lines, missing headers and flags.
 """
 
-import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -16,7 +15,7 @@ from rsfuse.detection.data import Dataset, find_images
 from rsfuse.detection.formats.assemble import Parsed, Row, Wanted, assemble
 from rsfuse.errors import InputError
 from rsfuse.ops.polygons import polygon_areas
-from rsfuse.runs import atomic_path
+from rsfuse.runs import atomic_path, parse_json
 
 LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.5", "labelTxt-v2.0")
 
@@ -68,7 +67,7 @@ def read(folder: Path, wanted: Wanted) -> Dataset:
     notes: Counter[str] = Counter()
     parsed = {path.stem: parse(path, notes) for path in files}
     names = root / "classes.json"
-    known = json.loads(names.read_text(encoding="utf-8")) if names.is_file() else ()
+    known = parse_json(names.read_text(encoding="utf-8")) if names.is_file() else ()
     return assemble(
         root,
         {stem: Parsed(rows, gsd_m) for stem, (rows, gsd_m) in parsed.items()},
@@ -90,7 +89,7 @@ def parse(path: Path, notes: Counter[str] | None = None) -> tuple[list[Row], flo
         InputError: A coordinate is not a finite number; the error names file and line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} cannot be read: {error}", "a text file is needed", "check the file"
@@ -143,7 +142,7 @@ def _listed(folder: Path, split: str) -> set[str]:
             "a split is a subfolder, or a list of names in split.json",
             "leave the split out, or check its name",
         )
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = parse_json(path.read_text(encoding="utf-8"))
     if split not in content:
         raise InputError(
             f"{path} has no part {split!r}",

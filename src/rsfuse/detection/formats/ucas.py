@@ -50,7 +50,9 @@ def read(folder: Path, wanted: Wanted) -> Dataset:
 def parse(path: Path, label: str) -> list[Row]:
     """The objects of one label file."""
     rows: list[Row] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1
+    ):
         fields = line.split()
         if not fields:
             continue

@@ -48,7 +48,9 @@ def read(folder: Path, wanted: Wanted) -> Dataset:
 def parse(path: Path) -> dict[str, list[Row]]:
     """Objects by image."""
     found: dict[str, list[Row]] = defaultdict(list)
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1
+    ):
         fields = line.split()
         if not fields:
             continue
@@ -74,4 +76,4 @@ def _fold(folder: Path, split: str) -> set[str]:
         raise InputError(
             f"{folder} has no {split}.txt", "a split of VEDAI is a fold list", "check its name"
         )
-    return set(path.read_text(encoding="utf-8-sig").split())
+    return set(path.read_text(encoding="utf-8-sig", errors="replace").split())

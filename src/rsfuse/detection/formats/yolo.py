@@ -107,7 +107,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     path = next(iter(sorted(folder.glob("*.yaml")) + sorted(folder.glob("*.yml"))), None)
     if path is None:
         return ()
-    text = path.read_text(encoding="utf-8-sig")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     inline = re.search(r"^names:\s*\[(.*?)\]", text, re.MULTILINE | re.DOTALL)
     if inline:
         return tuple(_unquoted(part) for part in inline[1].split(",") if part.strip())
