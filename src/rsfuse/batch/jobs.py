@@ -5,7 +5,6 @@ whatever can be said there can be said here, and an item can be repeated by hand
 """
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.error import URLError
 from urllib.parse import urljoin
 from urllib.request import urlopen
 
+from rsfuse.engine.config import read_toml
 from rsfuse.errors import ConfigError, InputError
 from rsfuse.runs import parse_json, read_json
 
@@ -113,16 +113,7 @@ def read_jobs(path: str | Path) -> Batch:
         InputError: Names that cannot be those of folders, or occur twice.
     """
     path = Path(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error.strerror}", "a TOML file is needed", "check the path"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path} is not valid TOML: {error}", "see docs/batch.md", "correct that line"
-        ) from error
+    content = read_toml(path)
     for key, value in content.items():
         kind = {"task": str, "options": dict, "items": list}.get(key)
         if kind is None or not isinstance(value, kind):

@@ -86,9 +86,18 @@ def read_config(path: str | Path, kind: type[C], overrides: Mapping[str, Any] | 
         ConfigError: No file, not TOML, an unknown key (the error names the nearest one) or an
             impossible value.
     """
+    return make_config(kind, {**read_toml(path), **(overrides or {})}, str(path))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: No file, or not TOML.
+    """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}", "a TOML file is needed", "check the path"
@@ -96,10 +105,9 @@ def read_config(path: str | Path, kind: type[C], overrides: Mapping[str, Any] | 
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path} is not valid TOML: {error}",
-            "a run file holds lines such as: steps = 1000",
+            "it holds lines such as: steps = 1000",
             "correct that line",
         ) from error
-    return make_config(kind, {**values, **(overrides or {})}, str(path))
 
 
 def make_config(kind: type[C], values: Mapping[str, Any], source: str) -> C:

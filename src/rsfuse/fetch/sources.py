@@ -1,14 +1,13 @@
 """Which catalogs are asked: a TOML file of endpoints, collections and assets."""
 
-import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 import pydantic
 
-from rsfuse.engine.config import Config, make_config
-from rsfuse.errors import ConfigError, InputError
+from rsfuse.engine.config import Config, make_config, read_toml
+from rsfuse.errors import InputError
 
 
 class Source(Config):
@@ -42,20 +41,8 @@ def read_sources(name: str, path: str | Path | None = None) -> Mapping[str, Sour
         InputError: There is no such set.
     """
     where = "the sources of rsfuse" if path is None else str(path)
-    try:
-        if path is None:
-            text = (resources.files("rsfuse") / "fetch" / "sources.toml").read_text("utf-8")
-        else:
-            text = Path(path).read_text(encoding="utf-8")
-        content = tomllib.loads(text)
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error.strerror}", "a TOML file is needed", "check the path"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path} is not valid TOML: {error}", "see docs/fetch.md", "correct that line"
-        ) from error
+    place = resources.files("rsfuse") / "fetch" / "sources.toml" if path is None else path
+    content = read_toml(str(place))
     roles = content.get(name)
     if not isinstance(roles, dict) or not all(isinstance(row, dict) for row in roles.values()):
         raise InputError(
