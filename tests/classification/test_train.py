@@ -189,6 +189,30 @@ def test_a_new_user_needs_no_file(
     assert (card.name, card.architecture) == ("mine", "unet")
 
 
+def test_repeats_tell_the_spread_and_keep_the_best(scene: Path, tmp_path: Path) -> None:
+    files = ["--ms", f"{scene}/ms.tif", "--pan", f"{scene}/pan.tif", "--labels",
+             f"{scene}/truth/labels.tif"]  # fmt: skip
+    quick = ["--set", "tile=16", "--set", "steps=4", "--set", "batch=2", "--set", "block=16",
+             "--set", "buffer=2", "--set", "validate_every=4", "--model", "unet"]  # fmt: skip
+    words = ["train", "classify", *files, *quick, "--set", "repeats=2", "--progress", "none", "-q"]
+    assert main([*words, "-o", str(tmp_path / "run")]) == 0
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    each = [json.loads((tmp_path / f"run/repeat_{n}/scores.json").read_text()) for n in (1, 2)]
+    found = [one["overall_accuracy"] for one in each]
+    assert scores["overall_accuracy"] == pytest.approx(np.mean(found))
+    assert scores["overall_accuracy_std"] == pytest.approx(np.std(found, ddof=1))
+
+    def validated(number: int) -> float:
+        lines = (tmp_path / f"run/repeat_{number}/metrics.csv").read_text().splitlines()
+        return max(float(row["mean_f1"]) for row in csv.DictReader(lines))
+
+    best = max((1, 2), key=validated)
+    kept = load_bundle(tmp_path / "run" / "bundle")
+    expected = load_bundle(tmp_path / "run" / f"repeat_{best}" / "bundle")
+    assert kept.card.training["seed"] == expected.card.training["seed"] == best - 1
+    assert kept.card.files == expected.card.files
+
+
 def test_another_ratio_is_explained(
     scene: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

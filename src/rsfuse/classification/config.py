@@ -35,6 +35,8 @@ class ClassifyTrainConfig(TrainSettings):
         label_smoothing: Share of the target that is spread over all classes.
         brightness: Standard deviation of the gain and offset that tiles are changed by, as a share
             of the range of a band: what light and air do between scenes.
+        repeats: Trainings with seeds that follow each other; their scores are told as mean and
+            spread, and the best one by validation becomes the bundle.
         licence: Licence of the data, for the model card.
     """
 
@@ -58,6 +60,7 @@ class ClassifyTrainConfig(TrainSettings):
     class_weights: Literal["balanced", "none"] = "balanced"
     label_smoothing: float = pydantic.Field(0.05, ge=0, lt=1)
     brightness: float = pydantic.Field(0.03, ge=0)
+    repeats: int = pydantic.Field(1, ge=1)
     licence: str = "not stated"
 
     @pydantic.field_validator("ms", "pan", "labels", "test_labels", mode="before")

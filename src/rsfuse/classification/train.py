@@ -1,6 +1,8 @@
 """`rsfuse train classify`: from rasters and labels to a bundle with honest scores."""
 
 import logging
+import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +20,20 @@ from rsfuse.classification.learner import ClassifyLearner, LabelledScene
 from rsfuse.classification.model import build_model
 from rsfuse.classification.predict import map_geobox, scaled
 from rsfuse.classification.splits import Split, leakage, split_labels
-from rsfuse.engine.bundle import Bundle, BundleCard, ClassInfo, InputInfo, save_bundle
+from rsfuse.engine.bundle import Bundle, BundleCard, ClassInfo, InputInfo, load_bundle, save_bundle
 from rsfuse.engine.fit import Progress, fit
 from rsfuse.engine.seeds import seeded
 from rsfuse.errors import InputError
 from rsfuse.geo.grid import gsd_m
 from rsfuse.geo.raster import open_raster
-from rsfuse.runs import write_json
+from rsfuse.runs import staged, write_json
 
 CONFIG = ClassifyTrainConfig
 
 FOREST = "forest"
+
+# Scores that repeats are compared by.
+REPEATED = ("overall_accuracy", "kappa", "mean_f1", "ece")
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +67,17 @@ class Outcome:
         bundle: The trained model; None for the random forest, which is measured only.
         scores: On the test labels.
         notes: What the user should know.
+        validation: The best value of what the weights were chosen by; NaN without validation.
     """
 
     bundle: Bundle | None
     scores: Mapping[str, Any]
     notes: tuple[str, ...]
+    validation: float = math.nan
 
     def summary(self) -> dict[str, Any]:
         """For the terminal."""
-        kept = ("labels", "overall_accuracy", "kappa", "mean_f1", "ece", "leakage")
+        kept = ("repeats", "labels", *REPEATED, *(f"{name}_std" for name in REPEATED), "leakage")
         return {
             "bundle": None if self.bundle is None else str(self.bundle.path),
             **{key: self.scores[key] for key in kept if key in self.scores},
@@ -89,13 +96,16 @@ def train(
 
     Args:
         config: The settings.
-        folder: Run folder: bundle/, scores.json, and what the engine writes.
+        folder: Run folder: bundle/, scores.json, and what the engine writes; with repeats, a folder
+            repeat_N of these for each.
         resume: Go on where an interrupted training stopped.
         progress: As in `fit`.
 
     Raises:
         InputError: Images and labels do not fit together, or there is too little to learn from.
     """
+    if config.repeats > 1:
+        return _repeated(config, folder, resume, progress)
     ready = prepare(config)
     for note in ready.notes:
         log.warning(note)
@@ -145,7 +155,35 @@ def train(
     bundle = save_bundle(
         folder / "bundle", card, model.state_dict(), readme=model_card(card, ready.notes)
     )
-    return Outcome(bundle, scores, ready.notes)
+    return Outcome(bundle, scores, ready.notes, result.best)
+
+
+def _repeated(
+    config: ClassifyTrainConfig, folder: Path, resume: bool, progress: Progress | None
+) -> Outcome:
+    """Train with several seeds: mean and spread of the scores, the best bundle by validation."""
+    outcomes = []
+    for number in range(config.repeats):
+        once = config.model_copy(update={"seed": config.seed + number, "repeats": 1})
+        place = folder / f"repeat_{number + 1}"
+        place.mkdir(parents=True, exist_ok=True)
+        outcomes.append(train(once, place, resume=resume, progress=progress))
+    scores: dict[str, Any] = {"repeats": config.repeats}
+    for name in REPEATED:
+        values = [float(outcome.scores[name]) for outcome in outcomes if name in outcome.scores]
+        if values:
+            scores[name] = float(np.mean(values))
+            scores[f"{name}_std"] = float(np.std(values, ddof=1))
+    scores["runs"] = [dict(outcome.scores) for outcome in outcomes]
+    write_json(folder / "scores.json", scores)
+    best = max(outcomes, key=lambda outcome: np.nan_to_num(outcome.validation, nan=-math.inf))
+    bundle = None
+    if best.bundle is not None:
+        with staged(folder / "bundle", overwrite=True) as scratch:
+            shutil.copytree(best.bundle.path, scratch, dirs_exist_ok=True)
+        bundle = load_bundle(folder / "bundle")
+    notes = tuple(dict.fromkeys(note for outcome in outcomes for note in outcome.notes))
+    return Outcome(bundle, scores, notes, best.validation)
 
 
 def prepare(config: ClassifyTrainConfig) -> Prepared:
