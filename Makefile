@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RSFUSE_DATA ?= ../shared/data
+# Processes of the tests.
+JOBS ?= 2
 READY := $(VENV)/.ready
 # Numerical libraries start one thread per core each; the tests and the demo are faster without.
 export OMP_NUM_THREADS ?= 1
@@ -36,10 +38,10 @@ demo: setup ## match, detect and classify on simulated scenes, and make the page
 	@echo "Open $(CURDIR)/demo/index.html in a browser."
 
 test: setup ## run the tests, without those marked slow
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-all: setup ## run every test that needs no GPU
-	@$(BIN)/python -m pytest -m "not gpu"
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not gpu"
 
 fmt: setup ## format the code
 	@$(BIN)/ruff check --fix-only --quiet . ; $(BIN)/ruff format .

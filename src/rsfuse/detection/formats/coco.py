@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rsfuse.detection.data import Dataset
 from rsfuse.detection.formats.assemble import Parsed, Row, Wanted, assemble, images_of
-from rsfuse.errors import InputError
+from rsfuse.errors import InputError, RsfuseError
 from rsfuse.ops.boxes import corners_of, smallest_box
 from rsfuse.ops.polygons import polygon_areas
 from rsfuse.runs import atomic_path, parse_json
@@ -27,6 +27,23 @@ def read(folder: Path, wanted: Wanted) -> Dataset:
     path = _file(folder, wanted.split)
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     content = _load(path)
+    try:
+        return _dataset(folder, root, content, wanted, path)
+    except RsfuseError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(
+            f"{path} holds an entry that is not one of COCO: {type(error).__name__}: {error}",
+            "images have id and file_name, annotations id, image_id, category_id and a shape, "
+            "categories id and name",
+            "correct the file, or write it again with the tool that made it",
+        ) from error
+
+
+def _dataset(
+    folder: Path, root: Path, content: dict[str, Any], wanted: Wanted, path: Path
+) -> Dataset:
+    """The data set of a file's content."""
     names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
     notes: Counter[str] = Counter()
     rows: dict[Any, list[Row]] = {entry["id"]: [] for entry in content["images"]}
