@@ -41,7 +41,8 @@ EXTRAS = {
         "tensorboard": "tensorboard",
     },
     "onnx": {"onnxruntime": "onnxruntime", "onnx": "onnx", "onnxscript": "onnxscript"},
-    "cluster": {"dask": "dask", "distributed": "distributed"},
+    "cluster": {"dask": "dask", "distributed": "distributed", "bokeh": "bokeh"},
+    "fetch": {"pystac-client": "pystac_client"},
 }
 
 # What rsfuse reads and writes most; GDAL has many more.
