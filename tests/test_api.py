@@ -35,6 +35,7 @@ PUBLIC = {
     "rsfuse.runs": {
         "RunRecord",
         "atomic_path",
+        "exchange_folders",
         "is_run_folder",
         "parse_json",
         "plain",

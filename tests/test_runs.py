@@ -293,7 +293,7 @@ def test_files_that_no_run_wrote_stay(
     tmp_path: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchange:
-        monkeypatch.setattr("rsfuse.runs._exchange", lambda one, other: False)
+        monkeypatch.setattr("rsfuse.runs.exchange_folders", lambda one, other: False)
     folder = tmp_path / "out"
     with staged(folder) as scratch:
         (scratch / "deep").mkdir()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rsfuse.errors import RsfuseError
-from rsfuse.runs import read_json, write_json
+from rsfuse.runs import exchange_folders, read_json, write_json
 
 STAC_VERSION = "1.1.0"
 FILE_EXTENSION = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
@@ -68,6 +68,8 @@ class Archive:
         try:
             yield scratch
             target = self.place(name)
+            if target.exists() and exchange_folders(scratch, target):
+                return  # the scratch folder is the old one now
             old = scratch.with_name(f"{scratch.name}-old")
             if target.exists():
                 target.rename(old)
@@ -77,7 +79,10 @@ class Archive:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what killed processes left; put back what was moved aside in between."""
+        """Remove what killed processes left.
+
+        Where folders cannot change places at once, put back what was moved aside in between.
+        """
         if not self.items.is_dir():
             return
         for left in self.items.glob(f"{_SCRATCH}*"):

@@ -248,7 +248,7 @@ def _put(scratch: Path, place: Path) -> None:
         return
     files = {path for path in place.rglob("*") if not path.is_dir()}
     alone = files <= _files_of_run(place) and place not in (Path.cwd(), *Path.cwd().parents)
-    if alone and _exchange(scratch, place):
+    if alone and exchange_folders(scratch, place):
         return
     remove_run(place)
     new = [path for path in scratch.rglob("*") if path.is_file()]
@@ -258,7 +258,7 @@ def _put(scratch: Path, place: Path) -> None:
         path.replace(target)
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def exchange_folders(one: Path, other: Path) -> bool:
     """Exchange the names of two folders at once; False where the system cannot."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -338,20 +337,18 @@ def test_an_interrupt_keeps_what_is_finished_and_a_second_run_ends_it(
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[str]:
     """A scheduler and two workers, started by their own commands."""
-    dask = shutil.which("dask", path=str(Path(sys.executable).parent))
-    if dask is None:
-        pytest.skip("the command dask is not installed")
+    dask = [sys.executable, "-m", "dask"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"tcp://127.0.0.1:{port}"
     common = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
     scheduler = subprocess.Popen(
-        [dask, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"], **common
+        [*dask, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"], **common
     )
     workers = [
         subprocess.Popen(
-            [dask, "worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory",
+            [*dask, "worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory",
              str(tmp_path)], **common,
         )
         for _ in range(2)

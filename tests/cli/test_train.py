@@ -9,6 +9,7 @@ from rsfuse.cli.main import main
 from rsfuse.cli.train import settings_of
 from rsfuse.engine.bundle import load_bundle
 from rsfuse.errors import InputError
+from trainings import DETECT
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.toml"))
 
@@ -26,11 +27,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(scenes: Path, tmp_path: Path) -> Path:
     path = tmp_path / "train.toml"
-    path.write_text(
-        f'data = "{scenes}"\nformat = "simulated"\nclasses = ["ship", "plane", "small-vehicle", '
-        '"large-vehicle"]\ntrain_split = "train"\nlow = [300.0]\nhigh = [6500.0]\nwindow = 64\n'
-        "width = 16\nsteps = 12\nbatch = 2\nwarmup = 2\nvalidate_every = 6\ngsd_m = 0.5\n"
-    )
+    path.write_text(DETECT.format(data=scenes))
     return path
 
 

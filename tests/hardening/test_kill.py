@@ -23,6 +23,7 @@ import rasterio
 from rsfuse.cli.main import main
 from rsfuse.engine.bundle import load_bundle
 from rsfuse.runs import RunRecord
+from trainings import DETECT
 
 
 @pytest.fixture(scope="module")
@@ -170,13 +171,10 @@ def test_at_many_moments(name: str, scenes: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_training_goes_on(scenes: Path, tmp_path: Path) -> None:
     config = tmp_path / "train.toml"
-    config.write_text(
-        f'data = "{scenes}"\nformat = "simulated"\nclasses = ["ship", "plane", "small-vehicle", '
-        '"large-vehicle"]\ntrain_split = "train"\nlow = [300.0]\nhigh = [6500.0]\nwindow = 64\n'
-        "width = 16\nsteps = 40\nbatch = 2\nwarmup = 2\nvalidate_every = 4\ngsd_m = 0.5\n"
-        "threads = 1\n"
-    )
+    config.write_text(DETECT.format(data=scenes))
+    longer = ("steps=40", "validate_every=4", "threads=1")
     words = ["train", "detect", str(config), "-o", str(tmp_path / "run"), "--progress", "none"]
+    words += [word for setting in longer for word in ("--set", setting)]
     process = subprocess.Popen([sys.executable, "-m", "rsfuse", *words])
     end = time.monotonic() + 90
     while not (tmp_path / "run/checkpoints/last.ckpt").is_file() and time.monotonic() < end:

@@ -15,31 +15,13 @@ from rsfuse.matching.learned import load_measurer
 from rsfuse.matching.predict import METHODS
 from rsfuse.matching.train import MatchTrainConfig, pick_anchors, truth_of
 from rsfuse.simulate import make_warp, render, simulate_scene
-
-CONFIG = """
-name = "tiny"
-simulated = 1
-simulated_size = 200
-window = 64
-radius = 4
-anchors = 8
-width = 32
-features = 16
-depth = 1
-steps = 4
-batch = 2
-validate_every = 2
-validation = 4
-warmup = 1
-device = "cpu"
-threads = 1
-"""
+from trainings import MATCH
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train")
-    (folder / "c.toml").write_text(CONFIG)
+    (folder / "c.toml").write_text(MATCH)
     words = ["train", "match", str(folder / "c.toml"), "-o", str(folder / "run"), "--quiet"]
     assert main([*words, "--progress", "none"]) == 0
     return folder / "run"

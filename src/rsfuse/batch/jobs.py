@@ -5,7 +5,7 @@ whatever can be said there can be said here, and an item can be repeated by hand
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,6 +246,6 @@ def _load(place: str) -> Any:
         ) from error
 
 
-def is_toml(place: str | Sequence[str]) -> bool:
+def is_toml(place: str) -> bool:
     """Whether a list of jobs is a TOML file rather than a catalog."""
-    return str(place).lower().endswith(".toml")
+    return place.lower().endswith(".toml")

@@ -92,10 +92,9 @@ def open_pair(
     log.warning("%s is resampled onto the grid of %s", two.name, one.name)
     scratch = tempfile.mkdtemp(prefix="rsfuse-pan-")
     try:
-        name = two.name
-        two = open_raster(warp_pan(one, two, Path(scratch) / "pan.tif"))
-        two.name = name  # what is told of it is told of the file that was given
-        pair = Pair(one, two, _ratio(one, two))
+        warped = open_raster(warp_pan(one, two, Path(scratch) / "pan.tif"))
+        # What is told of it is told of the file that was given.
+        pair = Pair(one, warped.called(two.name), _ratio(one, warped))
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise

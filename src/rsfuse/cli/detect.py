@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rsfuse.cli.options import (
+    RUNTIMES,
     Device,
     DryRun,
     Json,
@@ -20,6 +21,7 @@ from rsfuse.cli.options import (
     Tile,
     Verbose,
     Workers,
+    band_list,
     choice,
 )
 from rsfuse.cli.output import Counter, emit, progress_reporter
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RUNTIMES = ("auto", "torch", "onnx")
 SUFFIXES = {"geoparquet": ".parquet", "dota": ".zip"}
 
 
@@ -91,7 +92,6 @@ def detect(
     run.json. A scene with a CRS is looked at with the ground sampling distance of the model.
     """
     reporter = progress_reporter(progress, quiet=quiet)
-    from rsfuse.cli.match import band_list
     from rsfuse.detection.results import FORMATS
     from rsfuse.detection.run import DetectJob, run_folder, run_scene
     from rsfuse.runs import prepare_output

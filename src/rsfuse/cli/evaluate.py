@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from rsfuse.cli.match import METHODS
-from rsfuse.cli.options import Json, Overwrite, Progress, Quiet, Seed, Verbose, Workers, choice
+from rsfuse.cli.options import (
+    RUNTIMES,
+    Json,
+    Overwrite,
+    Progress,
+    Quiet,
+    Seed,
+    Verbose,
+    Workers,
+    choice,
+    names_of,
+)
 from rsfuse.cli.output import console, emit, progress_reporter
 from rsfuse.errors import InputError
 
@@ -164,8 +175,8 @@ def detect(
     from rsfuse.engine.bundle import is_bundle, load_bundle
     from rsfuse.runs import staged
 
-    names = tuple(part.strip() for part in (ignored or "").split(",") if part.strip())
-    choice(runtime, ("auto", "torch", "onnx"), "--runtime")
+    names = names_of(ignored)
+    choice(runtime, RUNTIMES, "--runtime")
     if is_bundle(results):
         from rsfuse.detection.scene import detect_dataset
 

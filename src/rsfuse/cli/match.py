@@ -16,6 +16,7 @@ from rsfuse.cli.options import (
     Quiet,
     Seed,
     Verbose,
+    band_list,
     choice,
     parse_distance,
 )
@@ -137,11 +138,3 @@ def match(
     )
     if record.exit_code:
         raise typer.Exit(record.exit_code)
-
-
-def band_list(text: str | None) -> tuple[str | int, ...] | None:
-    """Band names or numbers of a list such as red,nir or 1,2."""
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    return tuple(int(part) if part.isdigit() else part for part in parts)

@@ -16,6 +16,9 @@ import typer
 from rsfuse.cli.output import set_up_logging
 from rsfuse.errors import InputError
 
+# What a detector may run by.
+RUNTIMES = ("auto", "torch", "onnx")
+
 
 def parse_shard(text: str) -> tuple[int, int]:
     """(i, n) of a shard such as 2/8, counted from 1; returned counted from 0.
@@ -61,6 +64,18 @@ def parse_distance(text: str, gsd_m: float | None) -> float:
             "give the distance in pixels, for example --max-shift 40px",
         )
     return value * (1000.0 if unit == "km" else 1.0) / gsd_m
+
+
+def names_of(text: str | None) -> tuple[str, ...]:
+    """Names of a list such as ship,plane; none of None."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def band_list(text: str | None) -> tuple[str | int, ...] | None:
+    """Band names or numbers of a list such as red,nir or 1,2; None of None."""
+    if text is None:
+        return None
+    return tuple(int(part) if part.isdigit() else part for part in names_of(text))
 
 
 def choice(value: str, allowed: Sequence[str], option: str) -> str:

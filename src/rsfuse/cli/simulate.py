@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from rsfuse.cli.options import Json, Output, Overwrite, Progress, Quiet, Seed, Verbose, choice
+from rsfuse.cli.options import (
+    Json,
+    Output,
+    Overwrite,
+    Progress,
+    Quiet,
+    Seed,
+    Verbose,
+    choice,
+    names_of,
+)
 from rsfuse.cli.output import emit, progress_reporter
 
 # Named here so that --help needs no import of the simulation; a test compares the lists.
@@ -136,5 +146,5 @@ def simulate(
 
 def _listed(text: str, allowed: tuple[str, ...], option: str) -> tuple[str, ...]:
     """The names of a comma-separated list, each checked."""
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = tuple(dict.fromkeys(names_of(text)))
     return tuple(choice(name, allowed, option) for name in names)

@@ -1,8 +1,9 @@
 """Training of the detector: windows of whole images, the engine's loop, a bundle at the end."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
+from rsfuse.detection import predict
 from rsfuse.detection.augment import Jitter, darkened
 from rsfuse.detection.loss import Targets, detection_loss, pair_loss
 from rsfuse.detection.metrics import PROTOCOLS, Answers, Truth, average_precision
@@ -21,6 +23,7 @@ from rsfuse.detection.pair import PATCH
 from rsfuse.detection.views import (
     PairJitter,
     PartnerView,
+    Scale,
     TrainImage,
     load_images,
     mosaic,
@@ -161,21 +164,9 @@ class DetectLearner(Learner):
         self.config = config
         self._odds = image_odds(self.images, len(classes), config.balance)
         self._cells: Cells = model.cells(config.window, config.window)
-        self._low = np.asarray(config.low, np.float32)[:, None, None]
-        self._range = np.asarray(config.high, np.float32)[:, None, None] - self._low
-        self._partner_low = np.asarray(config.partner_low, np.float32)[:, None, None]
-        self._partner_range = (
-            np.asarray(config.partner_high, np.float32)[:, None, None] - self._partner_low
-        )
-
-    def scaled_partner(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Values of the second image as the network wants them."""
-        scaled = (pixels.astype(np.float32) - self._partner_low) / self._partner_range
-        return scaled.astype(np.float32)
-
-    def scaled(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Values as the network wants them."""
-        return ((pixels.astype(np.float32) - self._low) / self._range).astype(np.float32)
+        # Values of both images as the network wants them.
+        self.scaled = _scaling("image", config.low, config.high)
+        self.scaled_partner = _scaling("partner", config.partner_low, config.partner_high)
 
     def sample(self, index: int) -> tuple[Tensor, Targets, PartnerView | None]:
         """A window (C, s, s), its objects, and its second image where the training has pairs."""
@@ -246,6 +237,11 @@ class DetectLearner(Learner):
         }
 
 
+def _scaling(name: str, low: tuple[float, ...], high: tuple[float, ...]) -> Scale:
+    """What scales an image by the range of its bands; one range may stand for all bands."""
+    return partial(predict.scaled, info=InputInfo(name=name, bands=(), low=low, high=high))
+
+
 def image_odds(images: Sequence[TrainImage], classes: int, power: float) -> npt.NDArray[np.float64]:
     """(I,): chance of each image to be drawn: larger where a rare class occurs.
 
@@ -265,13 +261,13 @@ def score(
     model: nn.Module,
     images: Sequence[TrainImage],
     classes: Sequence[str],
-    scaled: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]],
+    scaled: Scale,
     device: torch.device,
     *,
     protocol: str = "voc12",
     least: float = 0.01,
     nms: float = 0.1,
-    scaled_partner: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]] | None = None,
+    scaled_partner: Scale | None = None,
     night: bool = False,
 ) -> dict[str, Any]:
     """Scores of a network on whole images.

@@ -170,6 +170,12 @@ class RasterSource:
         self.colours: Mapping[int, Sequence[int]] = dict(about.colours)
         self.class_names: Mapping[int, str] = dict(about.class_names)
 
+    def called(self, name: str) -> "RasterSource":
+        """The same raster under another name, for one that stands for another file."""
+        return RasterSource(
+            replace(self._about, name=name), self._reader, self._area, in_db=self._in_db
+        )
+
     def __repr__(self) -> str:
         h, w = self.shape
         return f"<RasterSource {self.name}: {', '.join(self.bands)}; {w} x {h} {self.dtype}>"
