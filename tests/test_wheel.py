@@ -8,6 +8,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import geopandas
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -23,6 +24,9 @@ DATA = (
     "rsfuse/view/static/OPENLAYERS-LICENSE.md",
 )
 MOST_BYTES = 12_000_000
+
+# Names of packages that are PyTorch or do not work without it, and this package itself.
+WITH_TORCH = ("torch", "functorch", "lightning", "pytorch_lightning", "rsfuse", "__editable__")
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +94,41 @@ def test_it_works_beside_the_installed_dependencies(wheel: Path, tmp_path: Path)
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert str(packages) in where.stdout
+
+
+@pytest.mark.slow
+def test_detection_works_where_torch_is_not_installed(wheel: Path, tmp_path: Path) -> None:
+    """In an environment that holds every dependency of `rsfuse[onnx]` but PyTorch."""
+    here = Path(sys.executable).parent
+    for words in (
+        "simulate -o s --size 256 --modalities pan --seed 12",
+        "export simulated-objects -o m --tile 320",
+    ):
+        subprocess.run([here / "rsfuse", *words.split()], cwd=tmp_path, check=True, timeout=300)
+    home, shelf = tmp_path / "env", tmp_path / "shelf"
+    venv.create(home, with_pip=True)
+    python = home / "bin" / "python"
+    subprocess.run(
+        [str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True
+    )
+    shelf.mkdir()
+    for package in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if not package.name.startswith(WITH_TORCH) and package.suffix != ".pth":
+            (shelf / package.name).symlink_to(package)
+    packages = next((home / "lib").glob("python*/site-packages"))
+    (packages / "dependencies.pth").write_text(f"{shelf}\n")
+    words = "s/pan.tif -m m --json --progress none"
+    rows = []
+    for program in (here, python.parent):
+        name = f"{len(rows)}.gpkg"
+        subprocess.run(
+            [program / "rsfuse", "detect", *words.split(), "-o", name], cwd=tmp_path, check=True,
+            timeout=300, capture_output=True,
+        )  # fmt: skip
+        rows.append(len(geopandas.read_file(tmp_path / name)))
+    gone = subprocess.run([str(python), "-c", "import torch"], capture_output=True, text=True)
+    assert "No module named 'torch'" in gone.stderr
+    assert rows[0] == rows[1] > 0
 
 
 @pytest.mark.slow

@@ -1,8 +1,13 @@
 """`rsfuse.match` on arrays with a known answer."""
 
+import warnings
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
 
 import rsfuse
 from rsfuse.errors import ConfigError
@@ -66,6 +71,27 @@ def test_the_same_input_gives_the_same_answer(ground: np.ndarray) -> None:
     assert b.transform is not None
     np.testing.assert_array_equal(a.transform.base, b.transform.base)
     assert a.confidence == b.confidence
+
+
+def test_a_colour_table_is_seen_by_its_colours(ground: np.ndarray, tmp_path: Path) -> None:
+    view, truth = moved(ground, 25.0, 1.0, 240)
+    step = np.clip(np.round(view / view.max() * 15), 0, 15).astype(np.uint8)
+    numbers = np.random.default_rng(1).permutation(16).astype(np.uint8)
+    path = tmp_path / "map.tif"
+    profile = {"driver": "GTiff", "width": 240, "height": 240, "count": 1, "dtype": "uint8"}
+    grey = {int(numbers[k]): (17 * k, 17 * k, 17 * k, 255) for k in range(16)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(numbers[step], 1)
+            file.write_colormap(1, grey)
+    result = rsfuse.match(ground, path, threads=1)
+    assert result.status == "ok"
+    assert result.transform is not None
+    errors = grid_errors(result.transform.apply, truth, (420, 420), (240, 240))
+    assert errors.mean() < 0.4
+    assert result.query.bands == ("band1",)  # registered.tif keeps the numbers
+    assert rsfuse.match(ground, numbers[step], threads=1).confidence < result.confidence
 
 
 def test_a_prior_keeps_the_search_near(ground: np.ndarray) -> None:

@@ -4,7 +4,8 @@ The second image (the query: another sensor, another date) need not lie exactly 
 reference). Patches of both pass the CSTF block (`nn.cstf`), whose coarse matching says for each
 patch of the reference where its counterpart lies and whether there is one. The query's features are
 brought there and added, weighed by that probability: an unrelated query adds nothing, and without a
-query the detector is the one for a single image.
+query the detector is the one for a single image. Where the images themselves do not tell (a dark
+reference), a prior of learned reach has the word: the query lies about where its georeference says.
 
 Letters: B images, d token width, g patches of a side. Patches are 32 px; they are matched in
 windows of 8 x 8, so the cost grows with the area of a tile and not with its square.
@@ -69,10 +70,11 @@ class PairFusion(nn.Module):
             dim, depth=1, fusion=fusion, temporal=temporal, keypoint_bias=keypoint_bias
         )
         self.coarse = CoarseMatcher(dim)
+        self.log_reach = nn.Parameter(torch.zeros(()))  # of the prior, log of patches
         self.seen = nn.ModuleList(nn.Conv2d(2 * width, width, 1) for _ in self.strides)
         self.context = nn.Conv2d(2 * dim, width, 1)
         self.added = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in self.strides)
-        for layer in self.added:  # training begins with the detector for one image
+        for layer in self.added:  # training begins with the plain sum of both images
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
@@ -97,13 +99,14 @@ class PairFusion(nn.Module):
         z0, z1 = (self.embed(in_windows(t)) for t in tokens)
         m0, m1 = (in_windows(m)[..., 0] for m in masses)
         fused = self.cstf(z0, z1, (WINDOW, WINDOW), m0, m1)
-        there, back = self.coarse(fused.tokens0, fused.tokens1)
+        home = patch_centres((WINDOW, WINDOW)).to(z0)
+        prior = -(torch.cdist(home, home) ** 2) / (2 * torch.exp(2 * self.log_reach))
+        there, back = self.coarse(fused.tokens0, fused.tokens1, prior)
         match = Match(there, back, windows)
         size = (rows, columns)
         gate = (
             made_whole(1 - there[..., -1:].exp(), b, windows, size) * present[:, None, None, None]
         )
-        home = patch_centres((WINDOW, WINDOW)).to(there)
         place = there[..., :-1].softmax(dim=-1) @ home
         offset = made_whole(place - home, b, windows, size) * float(PATCH)
         context = self.context(
@@ -114,7 +117,7 @@ class PairFusion(nn.Module):
             shape = own.shape[-2:]
             moved = displaced(other, _resized(offset, shape) / (PATCH * rows / shape[0]))
             evidence = seen(torch.cat([own, moved], dim=1)) + _resized(context, shape)
-            levels.append(own + _resized(gate, shape) * added(F.silu(evidence)))
+            levels.append(own + _resized(gate, shape) * (moved + added(F.silu(evidence))))
         return levels, match
 
     def _tokens(self, levels: Sequence[Tensor], mass: Tensor) -> Tensor:

@@ -43,6 +43,9 @@ from rsfuse.runs import write_json
 
 log = logging.getLogger(__name__)
 
+# What each image of a pair has of its own; its names begin with "partner_" for the second.
+_EYES = ("backbone.", "pyramid.")
+
 # Weight of the coarse matching in a training with pairs.
 PAIR_WEIGHT = 0.5
 
@@ -481,6 +484,8 @@ def partner_input(config: DetectTrainConfig) -> tuple[InputInfo, ...]:
 def start_from(model: Detector, bundle: Bundle) -> None:
     """Weights of a bundle; those of a detector of one image serve a detector of two as well.
 
+    Both images of the detector of two begin with them, as far as their numbers of bands agree.
+
     Raises:
         InputError: They are of another architecture.
     """
@@ -497,7 +502,9 @@ def start_from(model: Detector, bundle: Bundle) -> None:
             f"they are for {bundle.card.arguments}",
             "use the same classes, bands, backbone and width, or leave out start",
         )
-    model.load_state_dict({**ours, **given})
+    partner = {f"partner_{n}": v for n, v in given.items() if n.startswith(_EYES)}
+    fits = {n: v for n, v in partner.items() if ours[n].shape == v.shape}
+    model.load_state_dict({**ours, **given, **fits})
 
 
 # Colours of the classes on pages, bright enough for grey and green ground.

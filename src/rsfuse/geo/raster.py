@@ -59,6 +59,7 @@ _MOST_COLOURS = 4
 # Descriptions of bands that hold transparency.
 _ALPHA_NAMES = ("alpha", "mask", "opacity", "transparen", "band")
 
+_RGB = ("red", "green", "blue")
 _NAMED_COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 # What Sentinel-2 and ENVI files append to the name of a band.
@@ -201,6 +202,17 @@ class RasterSource:
         mask = "" if self._area is None else self._area.fingerprint
         digest.update(f"{self._about.stamp} {settings} {mask}".encode())
         return digest.hexdigest()
+
+    def in_colours(self) -> "RasterSource":
+        """The colours that the values of the file point to, as three bands; or the source itself.
+
+        Unlike numbers of classes, colours may be averaged, and likeness of colours means something.
+        """
+        if not self.colours or not isinstance(self._reader, FileReader):
+            return self
+        about = replace(self._about, bands=_RGB, colours=(), dtype="uint8")
+        reader = replace(self._reader, palette=_palette(self.colours))
+        return RasterSource(about, reader, self._area, in_db=False)
 
     def names_of(self, bands: Sequence[str | int] | None) -> tuple[str, ...]:
         """Names of bands that are given by name or by number from 1; of all for None.
@@ -737,9 +749,8 @@ def _described(
     table = _colour_table(dataset, indexes[0]) if len(indexes) == 1 else {}
     palette = None
     if table and palette_as == "rgb":
-        palette = np.zeros((max(table) + 1, 3), np.float32)
-        palette[list(table)] = list(table.values())
-        bands, table, dtype = ("red", "green", "blue"), {}, "uint8"
+        palette = _palette(table)
+        bands, table, dtype = _RGB, {}, "uint8"
     elif table:
         notes.append("the values point into a colour table; see palette_as=")
     own = [nodata if nodata is not None else dataset.nodatavals[i - 1] for i in indexes]
@@ -824,6 +835,13 @@ def _colour_table(dataset: Any, index: int) -> dict[int, tuple[int, int, int]]:
     if dataset.colorinterp[index - 1] != ColorInterp.palette:
         return {}
     return {int(k): (int(v[0]), int(v[1]), int(v[2])) for k, v in dataset.colormap(index).items()}
+
+
+def _palette(table: Mapping[int, Sequence[int]]) -> npt.NDArray[np.float32]:
+    """(N, 3) colours by value; black where the table has none."""
+    palette = np.zeros((max(table) + 1, 3), np.float32)
+    palette[list(table)] = list(table.values())
+    return palette
 
 
 def _class_names(dataset: Any) -> tuple[tuple[int, str], ...]:

@@ -630,6 +630,7 @@ def pair_reader(
     from rsfuse.geo.grid import Window, pixel_mapping
     from rsfuse.geo.warp import read_mapped
 
+    reference, query = reference.in_colours(), query.in_colours()
     bands0, bands1 = _some_bands(reference), _some_bands(query)
     h0, w0 = reference.shape
     h1, w1 = query.shape

@@ -3,6 +3,10 @@
 Every pair of a rotation and a scale is tried on a small version of the images; one Fourier
 correlation of the structure channels then answers for all shifts at once. The statistic of a
 hypothesis is the height of its peak in standard deviations of its own correlation surface.
+
+Both spectra are flattened halfway to those of a phase correlation (Kuglin and Hines 1975): a few
+long straight edges, which fit everywhere along themselves and on every other straight edge, else
+outvote the many small things that fit in one place only.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from rsfuse.matching.structure import FloatImage, Mask, Structure, structure_channels
+from rsfuse.matching.structure import ComplexImage, FloatImage, Mask, Structure, structure_channels
 
 FloatArray = npt.NDArray[np.float64]
 _Placed = tuple[float, float, float, FloatArray]
@@ -24,6 +28,8 @@ SEARCH_SIDE_PX = 160  # long side of the larger image during the search
 ROTATION_STEP_DEG = 6.0
 SCALE_STEP = 1.15
 PEAKS_PER_HYPOTHESIS = 2
+FLATTENING = 0.5  # power of a spectrum's magnitude that is divided out; 1 is phase correlation
+LEAST_MAGNITUDE = 0.1  # of the mean, below which nothing is lifted further
 # Side of the canvas over the longest side on it: a turned square fits in, and so does a shift by
 # half of the longer image before what leaves on one side comes back on the other.
 CANVAS = 1.5
@@ -147,8 +153,7 @@ def _correlate(
     h0, w0 = own.valid.shape
     canvas = np.zeros((2, size, size), np.complex64)
     canvas[:, :h0, :w0] = own.z
-    spectrum = np.conj(fft.fft2(canvas))
-    energy0 = float(np.sqrt((np.abs(own.z) ** 2).sum())) + 1e-9
+    spectrum = np.conj(_flattened(fft.fft2(canvas)))
     parts = np.moveaxis(other.z, 0, -1)
     planes = np.ascontiguousarray(parts).view(np.float32)  # (h, w, 4)
     found = []
@@ -160,9 +165,7 @@ def _correlate(
         phase = np.exp(-1j * np.deg2rad(rotation))
         z[0] *= np.complex64(phase**2)
         z[1] *= np.complex64(phase**4)
-        surface = fft.ifft2((fft.fft2(z) * spectrum).sum(axis=0)).real
-        energy1 = float(np.sqrt((np.abs(z) ** 2).sum())) + 1e-9
-        surface /= energy0 * energy1
+        surface = fft.ifft2((_flattened(fft.fft2(z)) * spectrum).sum(axis=0)).real
         deviation = float(surface.std()) + 1e-12
         for peak, (py, px) in _peaks(surface, PEAKS_PER_HYPOTHESIS):
             # Canvas pixel = own pixel + (px, py), up to a period: the one that puts the centre of
@@ -173,6 +176,13 @@ def _correlate(
             to_canvas[:2, 2] = shift
             found.append((peak / deviation, rotation, np.linalg.inv(turn) @ to_canvas))
     return found
+
+
+def _flattened(spectrum: ComplexImage) -> ComplexImage:
+    """Spectra (K, h, w) whose common magnitude is partly divided out."""
+    magnitude = np.sqrt((spectrum.real**2 + spectrum.imag**2).sum(axis=0))
+    least = LEAST_MAGNITUDE * float(magnitude.mean()) + 1e-30
+    return np.asarray(spectrum * np.maximum(magnitude, least) ** -FLATTENING, np.complex64)
 
 
 def _turn(size: tuple[int, int], rotation_deg: float, canvas: int) -> FloatArray:

@@ -271,13 +271,23 @@ class CoarseMatcher(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
         self.no_match = nn.Parameter(torch.zeros(()))
 
-    def forward(self, tokens0: Tensor, tokens1: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens0: Tensor, tokens1: Tensor, prior: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(B, n, d) twice to log-probabilities.
+
+        Args:
+            tokens0: Of the reference.
+            tokens1: Of the query.
+            prior: (n, n) symmetric, what is known of places before the images are looked at, as
+                log-odds; None for nothing.
 
         Returns:
             (B, n, n+1) over query patches and "no match" for each reference patch, and the mirror.
         """
         scores = tokens0 @ tokens1.transpose(-1, -2) * (self.scale / self.log_temperature.exp())
+        if prior is not None:
+            scores = scores + prior
         return tuple(self._classified(s) for s in (scores, scores.transpose(-1, -2)))  # type: ignore[return-value]
 
     def _classified(self, scores: Tensor) -> Tensor:
