@@ -207,6 +207,29 @@ def test_each_object_is_found_once_whatever_the_tile(tile: int, tmp_path: Path) 
     np.testing.assert_allclose(found.boxes[order, :2], expected)
 
 
+def test_headings_come_through_to_the_table(tmp_path: Path) -> None:
+    scene, _ = planted(256)
+    source = open_raster(scene)
+    lattice = SceneLattice.of(source, None)
+    plan = plan_scene(lattice, tile=64, halo=32)
+
+    def facing(image: np.ndarray, valid: np.ndarray, partner: object) -> Found:
+        found = bright(image, valid, partner)
+        boxes = np.column_stack([found.boxes, np.where(found.boxes[:, 0] % 2 < 1, -1.5, 0.25)])
+        return Found(boxes, found.scores, found.labels)
+
+    found, _ = detect_scene(source, facing, tmp_path / "s.jsonl", plan=plan, lattice=lattice)
+    result = Detections.of_boxes(
+        found.boxes, found.scores, found.labels, ("spot",), source.shape, source.geobox
+    )
+    assert result.headings is not None
+    # Clockwise from +x in the image is 90 degrees less than clockwise from north, but for the
+    # convergence of the meridians.
+    expected = (90 + np.degrees(result.headings)) % 360
+    gap = (result.columns()["heading_deg"] - expected + 180) % 360 - 180
+    assert np.abs(gap).max() < 0.1
+
+
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     scene, truth = planted(256)
     source = open_raster(scene)

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pydantic
 import pytest
@@ -152,13 +153,18 @@ def test_two_images_are_learned_by_heart(tmp_path: Path) -> None:
     task = learner(images, steps=110, validate_every=110, heading=True, rotation=0.0)
     result = fit(task, task.config, tmp_path)
     assert result.best > 0.9
+    picture = cv2.imread(str(tmp_path / "pictures" / "step_000110.png"))
+    assert picture.shape == (496, 984, 3)  # two images, side by side
+    assert (np.ptp(picture.astype(int), axis=2) > 60).any()  # and boxes in colours
     # Angles are right too, to a quarter turn: class 1 are squares.
     hits = total = 0
     for image in images:
         boxes, scores, _ = detect_tile(
             task.model.eval(), torch.from_numpy(task.scaled(image.pixels)), score=0.3
         )
-        assert len(boxes)
+        assert boxes.shape[1] == 6  # the heading is the last
+        folded = (boxes[:, 5] - boxes[:, 4] + math.pi / 4) % (math.pi / 2) - math.pi / 4
+        np.testing.assert_allclose(folded, 0, atol=1e-5)
         assert (np.diff(scores) <= 0).all()
         for centre, angle in zip(image.corners.mean(axis=1), image.headings, strict=True):
             nearest = np.hypot(*(boxes[:, :2] - centre).T).argmin()

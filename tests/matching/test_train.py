@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -98,3 +99,11 @@ def test_half_of_the_anchors_are_near_keypoints() -> None:
     assert np.abs(anchors[0] - [4.5, 3.5]).max() <= 0.5
     assert anchors.min() >= 1
     assert anchors.max() <= 7
+
+
+def test_pictures_show_what_was_asked_and_said(run: Path) -> None:
+    sheet = sorted((run / "pictures").glob("step_*.png"))
+    assert sheet
+    picture = cv2.imread(str(sheet[-1])).astype(int)
+    assert picture.shape[:2] == (3 * 488 + 8, 2 * 488 + 8)  # three pairs
+    assert (np.ptp(picture, axis=2) > 60).any()

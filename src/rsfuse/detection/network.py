@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from rsfuse.detection.model import Detector, Prediction
+from rsfuse.detection.model import Detector, Prediction, heading_of
 from rsfuse.detection.predict import MOST_BOXES, MOST_CANDIDATES, Boxes, ImageDetector, select
 from rsfuse.engine.bundle import Bundle, BundleCard
 from rsfuse.ops.nms import rotated_nms
@@ -22,7 +22,7 @@ def boxes_of(
     candidates: int = MOST_CANDIDATES,
     most: int = MOST_BOXES,
 ) -> list[Boxes]:
-    """Boxes (N, 5), scores (N,) and labels (N,) of each image of a batch, best first.
+    """Boxes, scores and labels of each image of a batch, best first.
 
     Args:
         prediction: Of the network.
@@ -32,7 +32,11 @@ def boxes_of(
         most: Most boxes per image.
     """
     scores = prediction.logits.float().sigmoid().cpu()
-    boxes = prediction.boxes.float().cpu()
+    boxes = prediction.boxes.float()
+    if prediction.fronts is not None:
+        heading = heading_of(boxes[..., 4], prediction.fronts.float())
+        boxes = torch.cat([boxes, heading[..., None]], dim=-1)
+    boxes = boxes.cpu()
     return [
         select(boxes[i].numpy(), scores[i].numpy(), least, nms, candidates, most)
         for i in range(len(scores))
@@ -48,7 +52,7 @@ def detect_tile(
     nms: float = 0.1,
     max_candidates: int = MOST_CANDIDATES,
 ) -> Boxes:
-    """Boxes (N, 5), scores (N,) and labels (N,) in one image, best first.
+    """Boxes, scores and labels in one image, best first.
 
     Args:
         model: A `Detector`, in evaluation mode.
@@ -94,14 +98,14 @@ def detect_array(
             part = np.s_[:, y : y + tile, x : x + tile]
             second = None if partner is None else partner[part]
             boxes, scores, labels = detect_tile(model, image[part], second, score=score, nms=nms)
-            boxes = boxes + np.array([x, y, 0, 0, 0])
+            boxes[:, :2] += (x, y)
             mine = (boxes[:, 0] >= low_x) & (boxes[:, 0] < high_x)
             mine &= (boxes[:, 1] >= low_y) & (boxes[:, 1] < high_y)
             parts.append((boxes[mine], scores[mine], labels[mine]))
     if len(parts) == 1:
         return parts[0]
     found, values, kinds = (np.concatenate(column) for column in zip(*parts, strict=True))
-    kept = rotated_nms(found, values, nms, kinds)
+    kept = rotated_nms(found[:, :5], values, nms, kinds)
     return found[kept], values[kept], kinds[kept]
 
 

@@ -16,6 +16,7 @@ from rsfuse.ops.boxes import canonical
 from rsfuse.ops.nms import rotated_nms
 
 Floats = npt.NDArray[np.float64]
+# Boxes (N, 5), or (N, 6) with the heading in radians where the network gives one; scores; labels.
 Boxes = tuple[Floats, Floats, npt.NDArray[np.int64]]
 
 # Of the cells of a tile, at most so many go into the suppression, and at most so many boxes stay.
@@ -31,10 +32,10 @@ def select(
     candidates: int = MOST_CANDIDATES,
     most: int = MOST_BOXES,
 ) -> Boxes:
-    """Boxes (N, 5), scores (N,) and labels (N,) of an image, best first.
+    """Boxes, scores and labels of an image, best first.
 
     Args:
-        boxes: (M, 5), one per cell.
+        boxes: (M, 5), one per cell, or (M, 6) with the heading.
         scores: (M, K).
         least: Lowest score.
         nms: Largest IoU of two boxes of a class.
@@ -47,8 +48,9 @@ def select(
         top = np.argpartition(-value, candidates)[:candidates]
         top.sort()
         cell, label, value = cell[top], label[top], value[top]
-    found = canonical(boxes[cell].astype(np.float64))
-    kept = rotated_nms(found, value, nms, label)[:most]
+    found = boxes[cell].astype(np.float64)
+    found[:, :5] = canonical(found[:, :5])
+    kept = rotated_nms(found[:, :5], value, nms, label)[:most]
     return found[kept], value[kept].astype(np.float64), label[kept].astype(np.int64)
 
 

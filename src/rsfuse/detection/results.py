@@ -74,10 +74,14 @@ class Detections:
         geobox: GeoBox | None = None,
         name: str = "",
     ) -> "Detections":
-        """From oriented boxes (N, 5)."""
+        """From oriented boxes (N, 5), or (N, 6) with the heading."""
         order = np.argsort(-scores, kind="stable")
-        corners = corners_of(np.asarray(boxes, np.float64).reshape(-1, 5)[order])
-        return cls(corners, scores[order], labels[order], tuple(classes), shape, geobox, None, name)
+        boxes = np.asarray(boxes, np.float64)[order]
+        headings = boxes[:, 5] if boxes.shape[1] == 6 else None
+        corners = corners_of(boxes[:, :5])
+        return cls(
+            corners, scores[order], labels[order], tuple(classes), shape, geobox, headings, name
+        )
 
     def __len__(self) -> int:
         """Number of objects."""

@@ -48,7 +48,7 @@ class Found:
     """Objects in pixels.
 
     Attributes:
-        boxes: (N, 5) oriented boxes: cx, cy, w, h, angle.
+        boxes: (N, 5) oriented boxes: cx, cy, w, h, angle; (N, 6) with the heading.
         scores: (N,) in [0, 1].
         labels: (N,) class numbers.
     """
@@ -213,7 +213,7 @@ def detect_scene(
     found = book.all()
     if area is not None and len(found):
         found = found.at(_inside(area, found.boxes[:, :2], source.shape))
-    kept = rotated_nms(found.boxes, found.scores, nms, found.labels)
+    kept = rotated_nms(found.boxes[:, :5], found.scores, nms, found.labels)
     return found.at(np.asarray(kept, np.int64)), run
 
 
@@ -300,7 +300,7 @@ class _Spool:
         if not rows:
             return Found.none()
         table = np.array(rows, np.float64)
-        return Found(table[:, :5], table[:, 5], table[:, 6].astype(np.int64))
+        return Found(table[:, :-2], table[:, -2], table[:, -1].astype(np.int64))
 
 
 def detect_dataset(

@@ -34,6 +34,7 @@ from rsfuse.engine.bundle import Bundle, BundleCard, ClassInfo, InputInfo, load_
 from rsfuse.engine.config import TrainSettings
 from rsfuse.engine.fit import Progress, fit
 from rsfuse.engine.learner import Learner
+from rsfuse.engine.pictures import WHITE, Canvas, rgb_of, write_sheet
 from rsfuse.engine.seeds import seeded
 from rsfuse.errors import InputError
 from rsfuse.nn.backbone import load_backbone
@@ -51,6 +52,9 @@ PAIR_WEIGHT = 0.5
 
 # The Gaussian term of the loss fades out over this share of the steps.
 _FADED = 0.5
+
+# Score from which a box is drawn in the pictures of a training.
+_SHOWN = 0.3
 
 # No mosaics from this share of the steps on: the last steps see images as they are.
 _WHOLE_FROM = 0.85
@@ -239,6 +243,31 @@ class DetectLearner(Learner):
             **{f"ap50 {name}": entry["ap50"] for name, entry in scores["classes"].items()},
         }
 
+    def pictures(self, model: nn.Module, folder: Path, step: int) -> None:
+        """Six validation images: objects in white, what is found in the colours of the classes."""
+        sheet = []
+        every = max(1, len(self.validation) // 6)
+        for image in self.validation[::every][:6]:
+            pixels = torch.from_numpy(self.scaled(image.pixels))
+            partner = None
+            if self.config.partner and image.partner is not None:
+                partner = torch.from_numpy(self.scaled_partner(image.partner))
+            device = next(model.parameters()).device
+            boxes, _, labels = detect_array(
+                model,
+                pixels.to(device),
+                None if partner is None else partner.to(device),
+                score=_SHOWN,
+                nms=self.config.nms,
+            )
+            canvas = Canvas(pixels.numpy())
+            for corners in image.corners:
+                canvas.polygon(corners, WHITE)
+            for corners, label in zip(corners_of(boxes[:, :5]), labels, strict=True):
+                canvas.polygon(corners, rgb_of(COLORS[label % len(COLORS)]))
+            sheet.append(canvas.picture)
+        write_sheet(sheet, folder / f"step_{step:06d}.png")
+
 
 def _scaling(name: str, low: tuple[float, ...], high: tuple[float, ...]) -> Scale:
     """What scales an image by the range of its bands; one range may stand for all bands."""
@@ -297,7 +326,7 @@ def score(
             partner = torch.from_numpy(scaled_partner(image.partner)).to(device)
         pixels = torch.from_numpy(seen).to(device)
         boxes, values, labels = detect_array(model, pixels, partner, score=least, nms=nms)
-        answers.append((i, corners_of(boxes), values, labels))
+        answers.append((i, corners_of(boxes[:, :5]), values, labels))
     found = Answers(
         np.concatenate([np.full(len(v), i) for i, _, v, _ in answers]).astype(np.int64),
         np.concatenate([c for _, c, _, _ in answers]),

@@ -15,6 +15,7 @@ from rsfuse.engine.bundle import Bundle, BundleCard, load_bundle, save_bundle
 from rsfuse.engine.config import TrainSettings
 from rsfuse.engine.fit import Progress, fit
 from rsfuse.engine.learner import Learner
+from rsfuse.engine.pictures import GREEN, RED, WHITE, Canvas, write_sheet
 from rsfuse.engine.seeds import seeded
 from rsfuse.matching.loss import Truth, match_loss
 from rsfuse.matching.metrics import auroc
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 # Numbers of validation samples begin here, far from those of training.
 _VALIDATION = 10**9
 ARCHITECTURE = "cstf"
+
+# In the pictures of a training: the channel of grey values (`inputs.NetworkInput`), and a cross.
+_GREY = 4
+_CROSS = np.array([[-2.0, 0], [2, 0], [0, 0], [0, -2], [0, 2]])
 
 
 class MatchTrainConfig(TrainSettings):
@@ -194,6 +199,32 @@ class MatchLearner(Learner):
             "auroc": auroc(no_match.numpy(), np.arange(len(no_match)) < len(lost)),
             "patches": float(torch.cat(patches).float().mean()),
         }
+
+    def pictures(self, model: nn.Module, folder: Path, step: int) -> None:
+        """Validation pairs: anchors on the reference; on the query, from the truth to what is said.
+
+        A path is green where its end lies within 2 px of the truth.
+        """
+        device = next(model.parameters()).device
+        sheet = []
+        for number in range(3):
+            rng = np.random.default_rng((self.config.seed, _VALIDATION + number))
+            found = draw_sample(rng, self.groups, self.config.window, self.motions, dict(OPERATORS))
+            anchors = pick_anchors(rng, found, self.config.anchors)
+            batch = [part.to(device) for part in self.collate([(*found, anchors)])]
+            said, truth = self._answer(model, batch)
+            place = expected_position(said.logits[..., :-1], self.config.radius)[0].cpu().numpy()
+            shift = truth.shift[0].cpu().numpy()
+            asked = (truth.counted & truth.related & said.maps.known)[0].cpu().numpy()
+            first, second = (Canvas(x[_GREY : _GREY + 1]) for x in (found.image0, found.image1))
+            for k in np.flatnonzero(asked):
+                xy = anchors[k] * float(CELL)
+                colour = GREEN if np.hypot(*(place[k] - shift[k])) < 2.0 else RED
+                first.polygon(xy + _CROSS, colour, closed=False)
+                second.polygon(xy + shift[k] + _CROSS, WHITE, closed=False)
+                second.polygon(np.stack([xy + shift[k], xy + place[k]]), colour, closed=False)
+            sheet += [first.picture, second.picture]
+        write_sheet(sheet, folder / f"step_{step:06d}.png", columns=2)
 
     def _answer(self, model: nn.Module, batch: Any) -> tuple[Positions, Truth]:
         image0, image1, mass0, mass1, shift, related, anchors = batch
