@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rsfuse.cli.options import Json, Output, Overwrite, Quiet, Verbose, Workers, choice
+from rsfuse.cli.options import Json, Memory, Output, Overwrite, Quiet, Verbose, Workers, choice
 from rsfuse.cli.output import emit
 from rsfuse.errors import InputError
 
@@ -20,8 +20,12 @@ def apply(
     ],
     output: Output,
     resampling: Annotated[
-        str, typer.Option(help=f"{', '.join(RESAMPLINGS)}; nearest for classes.")
-    ] = "cubic",
+        str | None,
+        typer.Option(
+            help=f"{', '.join(RESAMPLINGS)}. Left out: nearest for colour tables, else cubic."
+        ),
+    ] = None,
+    memory: Memory = None,
     workers: Workers = 1,
     as_json: Json = False,
     overwrite: Overwrite = False,
@@ -32,7 +36,8 @@ def apply(
 
     OUTPUT is a file for one raster and a folder for several.
     """
-    choice(resampling, RESAMPLINGS, "--resampling")
+    if resampling is not None:
+        choice(resampling, RESAMPLINGS, "--resampling")
     from rsfuse.matching.output import StoredTransform, apply_stored
 
     stored = StoredTransform.load(transform)
@@ -50,5 +55,12 @@ def apply(
             f"{taken[0]} exists", "nothing is replaced unasked", "give another -o, or --overwrite"
         )
     for path, target in zip(rasters, targets, strict=True):
-        apply_stored(stored, path, target, resampling=resampling, workers=workers)
+        apply_stored(
+            stored,
+            path,
+            target,
+            resampling=resampling,  # type: ignore[arg-type]
+            workers=workers,
+            memory=memory,
+        )
     emit({"written": [str(path) for path in targets]}, as_json)

@@ -4,12 +4,14 @@ import logging
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rsfuse.cli.options import (
+    DryRun,
     Json,
+    Memory,
     Output,
     Overwrite,
     Progress,
@@ -21,6 +23,9 @@ from rsfuse.cli.options import (
     parse_distance,
 )
 from rsfuse.cli.output import emit, progress_reporter
+
+if TYPE_CHECKING:
+    from rsfuse.geo.raster import RasterSource
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +68,12 @@ def match(
             "--no-resample", help="Keep the query's pixels and correct its geotransform instead."
         ),
     ] = False,
+    memory: Memory = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; all cores if left out.")] = (
         None
     ),
     seed: Seed = 0,
+    dry_run: DryRun = False,
     as_json: Json = False,
     overwrite: Overwrite = False,
     progress: Progress = "bar",
@@ -94,6 +101,10 @@ def match(
     if max_shift is not None:
         has_crs = first.geobox.crs is not None
         limit = parse_distance(max_shift, gsd_m(first.geobox) if has_crs else None)
+    plan = _plan(first, second, memory, limit, output)  # says early that the memory is too small
+    if dry_run:
+        emit(plan, as_json)
+        return
     with staged(output, overwrite) as folder:
         reporter.start(3, "match")
         result = match_rasters(
@@ -109,7 +120,7 @@ def match(
         )
         reporter.advance()
         command = shlex.join(["rsfuse", *sys.argv[1:]])
-        result.save(folder, command=command, resample=not no_resample)
+        result.save(folder, command=command, resample=not no_resample, memory=memory)
         reporter.advance()
         try:
             build_report(folder)
@@ -138,3 +149,40 @@ def match(
     )
     if record.exit_code:
         raise typer.Exit(record.exit_code)
+
+
+def _plan(
+    reference: "RasterSource",
+    query: "RasterSource",
+    memory: int | None,
+    max_shift_px: float | None,
+    output: Path,
+) -> dict[str, Any]:
+    """What would be matched and written."""
+    import numpy as np
+
+    from rsfuse.geo.grid import gsd_m
+    from rsfuse.geo.warp import WARP_TILE, fitting_tile, warp_memory_bytes
+    from rsfuse.matching.predict import Options, pair_reader
+
+    def told(source: "RasterSource") -> str:
+        h, w = source.shape
+        size = f", {gsd_m(source.geobox):.4g} m" if source.is_georeferenced else ", no georeference"
+        return f"{w} x {h} px, {len(source.bands)} bands, {source.dtype}{size}"
+
+    pair, _, problem = pair_reader(reference, query, Options(max_shift_px=max_shift_px))
+    place: Any = problem.message if problem else None
+    if pair is not None:
+        place = dict(zip("xywh", (round(v) for v in pair.area1), strict=True))
+    depth = len(query.bands), np.dtype(query.dtype).itemsize
+    tile = fitting_tile(WARP_TILE, memory, *depth, 1)
+    h, w = reference.shape
+    return {
+        "reference": told(reference),
+        "query": told(query),
+        "query_on_reference_px": place,
+        "registered": f"{w} x {h} px, {depth[0]} bands, {query.dtype}",
+        "tile": tile,
+        "memory_mb": round(warp_memory_bytes(tile, *depth, 1) / 1e6),
+        "output": str(output),
+    }

@@ -24,6 +24,8 @@ from rsfuse.geo.raster import Raster, RasterSource
 from rsfuse.geo.reduce import FloatImage, Mask
 from rsfuse.geo.sampling import TAPS, sample
 
+WARP_TILE = 1024
+
 Resampling = Literal["nearest", "bilinear", "cubic", "lanczos"]
 
 # A smooth mapping is evaluated at nodes and interpolated where that is this exact.
@@ -113,7 +115,7 @@ def warp_raster(
     path: str | Path,
     *,
     resampling: Resampling | None = None,
-    tile: int = 1024,
+    tile: int = WARP_TILE,
     workers: int = 1,
     nodata: float | None = None,
     memory: int | None = None,
@@ -149,7 +151,7 @@ def warp_raster(
     shape = (int(target.shape[0]), int(target.shape[1]))
     prefilter = _prefilter(source, shape, mapping, kernel)
     dtype = "float32" if source.dtype.startswith("complex") else source.dtype
-    side = _fitting_tile(tile, memory, len(source.bands), np.dtype(dtype).itemsize, workers)
+    side = fitting_tile(tile, memory, len(source.bands), np.dtype(dtype).itemsize, workers)
 
     def step(part: Tile) -> tuple[FloatImage, Mask]:
         return _resample(source, part.core, mapping, prefilter, kernel, None)
@@ -186,7 +188,12 @@ def warp_memory_bytes(tile: int, channels: int, itemsize: int, workers: int) -> 
     return 2 * CACHE_BYTES + workers * tile * tile * (_POSITION_BYTES + source + waiting)
 
 
-def _fitting_tile(tile: int, memory: int | None, channels: int, itemsize: int, workers: int) -> int:
+def fitting_tile(tile: int, memory: int | None, channels: int, itemsize: int, workers: int) -> int:
+    """Side of the tiles with which `warp_raster` stays below a memory, at most `tile`.
+
+    Raises:
+        InputError: The memory is too small for the smallest tile.
+    """
     if memory is None:
         return tile
     while warp_memory_bytes(tile, channels, itemsize, workers) > memory:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from rsfuse.geo.raster import Raster, RasterSource
+    from rsfuse.geo.warp import Resampling
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,13 @@ def _grid_of(record: dict[str, Any]) -> GeoBox:
 
 
 def apply_stored(
-    stored: StoredTransform, raster: Any, path: Path, *, resampling: str = "cubic", workers: int = 1
+    stored: StoredTransform,
+    raster: Any,
+    path: Path,
+    *,
+    resampling: Resampling | None = None,
+    workers: int = 1,
+    memory: int | None = None,
 ) -> Path:
     """Resample a raster that shares the query's georeference onto the reference's grid.
 
@@ -160,8 +167,9 @@ def apply_stored(
         stored: The transform.
         raster: What `open_raster` takes.
         path: Cloud-optimised GeoTIFF to write.
-        resampling: `nearest`, `bilinear`, `cubic` or `lanczos`.
+        resampling: See `warp_raster`.
         workers: Threads.
+        memory: Most bytes to use; see `warp_raster`.
 
     Raises:
         GridError: The query was georeferenced and the raster is not, or the reverse.
@@ -192,14 +200,22 @@ def apply_stored(
         stored.reference,
         lambda xy: onward(transform.apply(xy)),
         path,
-        resampling=resampling,  # type: ignore[arg-type]
+        resampling=resampling,
         workers=workers,
+        memory=memory,
         nodata=source.nodata,
     )
     return path
 
 
-def apply_result(result: MatchResult, raster: Any, path: Path, *, resampling: str) -> Path:
+def apply_result(
+    result: MatchResult,
+    raster: Any,
+    path: Path,
+    *,
+    resampling: Resampling | None = None,
+    memory: int | None = None,
+) -> Path:
     """`MatchResult.apply`."""
     if result.transform is None:
         raise InputError(
@@ -213,10 +229,12 @@ def apply_result(result: MatchResult, raster: Any, path: Path, *, resampling: st
         result.query.geobox,
         result.query.is_georeferenced,
     )
-    return apply_stored(stored, raster, path, resampling=resampling)
+    return apply_stored(stored, raster, path, resampling=resampling, memory=memory)
 
 
-def save_run(result: MatchResult, folder: Path, *, command: str, resample: bool) -> Path:
+def save_run(
+    result: MatchResult, folder: Path, *, command: str, resample: bool, memory: int | None = None
+) -> Path:
     """Write every product of a match into a folder and `run.json` last."""
     import time
 
@@ -239,7 +257,7 @@ def save_run(result: MatchResult, folder: Path, *, command: str, resample: bool)
         outputs["transform"] = "transform.json"
         outputs["tie_points"] = write_tie_points(result, folder)
         if result.status != "refused":
-            outputs.update(_write_registered(result, folder, resample))
+            outputs.update(_write_registered(result, folder, resample, memory))
     stages = list(result.diagnostics.get("stages", ()))
     stages.append({"name": "write", "seconds": round(time.perf_counter() - began, 3)})
     record = RunRecord(
@@ -422,7 +440,9 @@ def write_csv(path: Path, columns: dict[str, npt.NDArray[Any]]) -> None:
             table.writerow([text(v) for v in row])
 
 
-def _write_registered(result: MatchResult, folder: Path, resample: bool) -> dict[str, Any]:
+def _write_registered(
+    result: MatchResult, folder: Path, resample: bool, memory: int | None
+) -> dict[str, Any]:
     """The query on the reference's grid, or with a corrected geotransform."""
     from affine import Affine
     from odc.geo.geobox import GeoBox as Box
@@ -434,7 +454,7 @@ def _write_registered(result: MatchResult, folder: Path, resample: bool) -> dict
     outputs: dict[str, Any] = {}
     matrix = transform.matrix
     if resample:
-        apply_result(result, result.query, folder / "registered.tif", resampling="cubic")
+        apply_result(result, result.query, folder / "registered.tif", memory=memory)
         outputs["registered"] = "registered.tif"
     elif matrix is not None and np.abs(matrix[2, :2]).max() < 1e-12:
         affine = Affine(*(_matrix_of(result.reference.geobox) @ np.linalg.inv(matrix)).ravel()[:6])

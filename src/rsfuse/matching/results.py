@@ -15,6 +15,7 @@ from rsfuse.ops.geometry2d import FloatArray, Transform, rotation_scale_of
 
 if TYPE_CHECKING:
     from rsfuse.geo.raster import RasterSource
+    from rsfuse.geo.warp import Resampling
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,14 @@ class MatchResult:
         variance = np.einsum("nip,pq,niq->n", design, self.covariance, design)
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
-    def save(self, folder: str | Path, *, command: str = "", resample: bool = True) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        command: str = "",
+        resample: bool = True,
+        memory: int | None = None,
+    ) -> Path:
         """Write the run folder: registered raster, transform, tie points, previews, record.
 
         Args:
@@ -177,21 +185,23 @@ class MatchResult:
             command: What to note as the command.
             resample: Resample the query to the reference's grid; else correct only its
                 geotransform, where an affine transform allows that.
+            memory: Most bytes to use for the registered raster; its tiles get smaller to fit.
 
         Raises:
             OutputError: Something cannot be written.
         """
         from rsfuse.matching.output import save_run
 
-        return save_run(self, Path(folder), command=command, resample=resample)
+        return save_run(self, Path(folder), command=command, resample=resample, memory=memory)
 
-    def apply(self, raster: Any, path: str | Path, *, resampling: str = "cubic") -> Path:
+    def apply(self, raster: Any, path: str | Path, *, resampling: Resampling | None = None) -> Path:
         """Resample another raster of the query's sensor onto the reference's grid.
 
         Args:
             raster: What `open_raster` takes: another band or resolution of the query.
             path: Cloud-optimised GeoTIFF to write.
-            resampling: `nearest` for classes.
+            resampling: `nearest`, `bilinear`, `cubic` or `lanczos`; by default `nearest` for
+                colour tables and `cubic` for the rest.
         """
         from rsfuse.matching.output import apply_result
 
