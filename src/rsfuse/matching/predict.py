@@ -451,7 +451,10 @@ def refine(
         )
         if found is None:
             break
-        rows, fit, agreement = measured, found, max(agreement, agreed.evidence)
+        rows, fit = measured, found
+        if placement.model != "smooth":
+            # A field bends to where the last measurement was: that the next one agrees is no news.
+            agreement = max(agreement, agreed.evidence)
         placement = found.transform
         if len(passes) == 1 and found.transform.model == "smooth" and not bent:
             # A field grows into places that its first fit did not reach.
