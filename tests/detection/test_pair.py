@@ -25,7 +25,7 @@ from rsfuse.detection.train import DetectLearner, DetectTrainConfig, start_from,
 from rsfuse.detection.views import PairJitter, TrainImage, partner_view, window_view
 from rsfuse.engine.seeds import seeded
 from rsfuse.errors import BandError, InputError
-from rsfuse.nn.cstf import FUSIONS, Fusion
+from rsfuse.nn.cstf import FUSIONS, Fusion, patch_centres
 from rsfuse.simulate import make_warp, simulate_scene, write_scene
 
 
@@ -74,7 +74,18 @@ def test_features_are_read_where_the_match_says() -> None:
     assert moved[0, 0, 5].abs().max() == 0
 
 
-def test_windows_come_backmade_whole() -> None:
+def test_where_nothing_is_seen_the_query_lies_where_its_georeference_says() -> None:
+    model = pair_detector()
+    features = model.features(torch.zeros(1, 1, 256, 256))
+    masses = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
+    with torch.no_grad():
+        _, match = model.pair(features, features, masses, torch.ones(1))
+    inner = [9 * k + 9 for k in range(6)]  # patches off the border of the window, on its diagonal
+    place = match.there[0, inner, :-1].softmax(dim=-1) @ patch_centres((8, 8)).float()
+    torch.testing.assert_close(place, patch_centres((8, 8)).float()[inner], rtol=0, atol=0.6)
+
+
+def test_windows_come_back_made_whole() -> None:
     grid = torch.randn(2, 3, 11, 5)
     cut = in_windows(grid)
     assert cut.shape == (2 * 2 * 1, 64, 3)
@@ -215,6 +226,11 @@ def test_a_pair_training_starts_from_a_detector_of_one_image() -> None:
         model.head.score.weight,
         single.head.score.weight,  # type: ignore[arg-type]
     )
+    ours = model.state_dict()  # both images begin with the same eyes
+    eyes = [n for n in single.state_dict() if n.startswith(("backbone.", "pyramid."))]
+    assert len(eyes) > 50
+    for name in eyes:
+        torch.testing.assert_close(ours[f"partner_{name}"], single.state_dict()[name])
 
 
 def test_weights_for_other_classes_are_refused() -> None:
@@ -240,6 +256,11 @@ def test_a_sample_of_a_pair_depends_on_its_number_alone() -> None:
     one, again = learner.sample(3), learner.sample(3)
     assert torch.equal(one[0], again[0])
     np.testing.assert_array_equal(one[2].shift, again[2].shift)  # type: ignore[union-attr]
+    dark = DetectLearner(
+        pair_detector(), [image], [image], ("a", "b"), settings.model_copy(update={"night": 1.0})
+    )
+    shifts = [np.abs(dark.sample(k)[2].shift).max() for k in range(8)]  # type: ignore[union-attr]
+    assert max(shifts) == 0  # what nothing tells is not asked for
     batch = learner.collate([one, learner.sample(4)])
     parts = learner.loss(learner.model, batch, 0)
     assert torch.isfinite(parts["loss"])

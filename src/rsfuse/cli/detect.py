@@ -178,12 +178,14 @@ def detect(
     emit(results[0] if len(results) == 1 else {"scenes": results}, as_json)
 
 
-def detect_one(scene: Path, model: str, target: Path, *, score: float) -> "tuple[Detections, Path]":
+def detect_one(
+    scene: Path, model: str, target: Path, *, score: float, partner: Path | None = None
+) -> "tuple[Detections, Path]":
     """Find the objects of one scene with the defaults: them, and the run folder with its page."""
     from rsfuse.detection.run import DetectJob, run_folder, run_scene
     from rsfuse.runs import prepare_output
 
-    job = DetectJob(model, score)
+    job = DetectJob(model, score, partner=partner)
     prepare_output(run_folder(target), resume=True)
     found, folder = run_scene(job, job.detector(), scene, target, command=f"rsfuse detect {scene}")
     _page(folder)

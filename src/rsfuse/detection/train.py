@@ -1,6 +1,7 @@
 """Training of the detector: windows of whole images, the engine's loop, a bundle at the end."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -189,13 +190,16 @@ class DetectLearner(Learner):
             views.append(window_view(image, size, rng, config.jitter, self.scaled))
         view = mosaic(views) if parts > 1 else views[0]
         pixels, targets = view.tensors()
-        if config.night and rng.random() < config.night:
+        dark = config.night and rng.random() < config.night
+        if dark:
             pixels = torch.from_numpy(darkened(view.pixels, rng))
         if not config.partner:
             return pixels, targets, None
+        # In the dark nothing in the images tells how the second lies: only its georeference does.
+        varied = PairJitter(displaced=0.0) if dark else PairJitter()
         other = self.images[int(rng.integers(len(self.images)))]
         light = (config.jitter, self.scaled_partner)
-        return pixels, targets, partner_view(view, image, other, rng, PairJitter(), *light)
+        return pixels, targets, partner_view(view, image, other, rng, varied, *light)
 
     def collate(self, samples: list[Any]) -> tuple[Any, ...]:
         """Images stacked, objects in a list; with pairs: partner, present, related, shift."""
@@ -576,6 +580,10 @@ def _published(path: Path) -> Mapping[str, Tensor]:
     return found.get("state_dict", found)
 
 
+def _told(score: float) -> str:
+    return f"{score:.4f}" if math.isfinite(score) else "no objects"
+
+
 def model_card(card: BundleCard, images: int, validated: int) -> str:
     """The model card as Markdown."""
     training = card.training
@@ -591,7 +599,7 @@ def model_card(card: BundleCard, images: int, validated: int) -> str:
         "",
         story,
         "",
-        *[f"- {name}: {value:.4f}" for name, value in card.scores.items()],
+        *[f"- {name}: {_told(value)}" for name, value in card.scores.items()],
         "",
         "It knows the sensor, the height and the kind of place that it was trained on, no other.",
         "",

@@ -119,7 +119,6 @@ class PairJitter:
         shift_px: Largest shift then.
         rotation: Largest rotation then, radians.
         scale: Largest change of scale then, as a share.
-        night: Chance that the first image is dark and noisy.
     """
 
     absent: float = 0.15
@@ -128,7 +127,6 @@ class PairJitter:
     shift_px: float = 24.0
     rotation: float = 0.05
     scale: float = 0.03
-    night: float = 0.5
 
 
 class PartnerView(NamedTuple):
