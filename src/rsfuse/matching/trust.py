@@ -36,7 +36,7 @@ FEW_TIE_POINTS = 12
 # What the tie points of a pair are off by together, so that their spread does not show it: relief,
 # how sensors see edges, and the error of the truth itself. Standard deviation in pixels; with it
 # the 90 % ellipses hold 90 % of the tie points of the development pairs (docs/results.md).
-SHARED_PX = 0.65
+SHARED_PX = 0.70
 
 
 class Evidence(NamedTuple):
