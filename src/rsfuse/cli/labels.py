@@ -9,7 +9,6 @@ from rsfuse.cli.options import names_of
 from rsfuse.errors import InputError
 
 Source = Annotated[Path, typer.Argument(help="The data set: its folder or file.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Where results are written.")]
 Format = Annotated[
     str, typer.Option("--format", "--from", help="Format of the data set; auto looks.")
 ]

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rsfuse.cli.labels import Output
-from rsfuse.cli.options import Json, Overwrite, Quiet, Verbose
+from rsfuse.cli.options import Json, Output, Overwrite, Quiet, Verbose
 from rsfuse.cli.output import emit
 from rsfuse.errors import InputError
 

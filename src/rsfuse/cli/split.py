@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from rsfuse.cli.labels import Classes, Format, Ignored, Output, Source, read_labels
-from rsfuse.cli.options import Json, Overwrite, Quiet, Verbose, choice
+from rsfuse.cli.labels import Classes, Format, Ignored, Source, read_labels
+from rsfuse.cli.options import Json, Output, Overwrite, Quiet, Verbose, choice
 from rsfuse.cli.output import emit
 
 
