@@ -233,6 +233,31 @@ def test_a_pair_training_starts_from_a_detector_of_one_image() -> None:
         torch.testing.assert_close(ours[f"partner_{name}"], single.state_dict()[name])
 
 
+def test_what_is_held_stays_the_detector_of_one_image(scenes: Path, tmp_path: Path) -> None:
+    alone = {k: v for k, v in SETTINGS.items() if not k.startswith("partner")}
+    start = train(DetectTrainConfig(data=str(scenes), **alone), tmp_path / "one").bundle  # type: ignore[arg-type]
+    config = DetectTrainConfig(
+        data=str(scenes),
+        start=str(start.path),
+        hold_single=True,
+        **SETTINGS,  # type: ignore[arg-type]
+    )
+    bundle = train(config, tmp_path / "two").bundle
+    single, pair = Detector(**start.card.arguments), Detector(**bundle.card.arguments)
+    start.load_into(single)
+    bundle.load_into(pair)
+    kept, ours = single.state_dict(), pair.state_dict()
+    for name, value in kept.items():  # the statistics of norms as well
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=0)
+    assert any(ours[f"partner_{n}"].ne(v).any() for n, v in kept.items() if "backbone" in n)
+    assert pair.pair.added[0].weight.abs().max() > 0
+
+
+def test_nothing_is_held_without_a_start() -> None:
+    with pytest.raises(ValueError, match="hold_single needs"):
+        DetectTrainConfig(data="", partner="thermal", hold_single=True)
+
+
 def test_weights_for_other_classes_are_refused() -> None:
     bundle = SimpleNamespace(
         path="b",

@@ -169,6 +169,7 @@ class Detector(nn.Module):
         self.head = Head(width, classes, len(self.strides), depth, heading)
         self.classes = classes
         self.partner_bands = partner_bands
+        self._held: tuple[nn.Module, ...] = ()
         if partner_bands:
             self.partner_backbone = make_backbone(backbone, partner_bands)
             self.partner_pyramid = FPN(self.partner_backbone.channels[skipped:], width)
@@ -179,6 +180,20 @@ class Detector(nn.Module):
                 temporal=temporal,
                 keypoint_bias=keypoint_bias,
             )
+
+    def hold_single(self) -> None:
+        """Hold the part for one image as it is: training changes what a second image adds alone."""
+        self._held = (self.backbone, self.pyramid, self.head)
+        for part in self._held:
+            part.requires_grad_(False)
+            part.eval()
+
+    def train(self, mode: bool = True) -> "Detector":
+        """As in PyTorch; what is held keeps its statistics."""
+        super().train(mode)
+        for part in self._held:
+            part.eval()
+        return self
 
     def features(self, image: Tensor) -> list[Tensor]:
         """(B, bands, H, W), already padded, to pyramid levels (B, width, H/s, W/s)."""
