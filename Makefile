@@ -7,13 +7,15 @@ BIN := $(VENV)/bin
 RSFUSE_DATA ?= ../shared/data
 # Processes of the tests.
 JOBS ?= 2
+# Of fuzzing, for each reader.
+SECONDS ?= 60
 READY := $(VENV)/.ready
 # Numerical libraries start one thread per core each; the tests and the demo are faster without.
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all fmt lint type arch check docs bench clean
+.PHONY: help setup demo test test-all fuzz fmt lint type arch check docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +44,12 @@ test: setup ## run the tests, without those marked slow
 
 test-all: setup ## run every test that needs no GPU
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not gpu"
+
+fuzz: setup ## feed damaged files to every reader, SECONDS=60 each
+	@cd $$(mktemp -d) && for reader in $$($(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz.py --list); do \
+	  echo "$$reader ..."; \
+	  $(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz.py $$reader -max_total_time=$(SECONDS) >log 2>&1 || { \
+	    cat log; echo "error: what broke $$reader lies in $$PWD"; exit 1; }; done
 
 fmt: setup ## format the code
 	@$(BIN)/ruff check --fix-only --quiet . ; $(BIN)/ruff format .

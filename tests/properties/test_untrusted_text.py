@@ -1,30 +1,24 @@
-"""Text files from elsewhere: any content ends in a value or in an RsfuseError in three beats.
+"""Files from elsewhere: any content ends in a value or in an RsfuseError in three beats.
 
-Whole data sets are made first, then bytes of one file are changed, cut, doubled or replaced by what
-breaks parsers. The same for what rsfuse writes itself and reads again.
+A good file of each kind is made first, then its bytes are changed, cut, doubled or replaced by what
+breaks parsers. `tests/fuzz.py` does the same guided by coverage, for as long as one likes.
 """
 
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from rsfuse.batch import read_jobs, read_stac
-from rsfuse.detection.data import Dataset, Objects, Sample
-from rsfuse.detection.formats import read_dataset, write_dataset
-from rsfuse.engine.bundle import load_bundle, zip_bundle
-from rsfuse.engine.config import TrainSettings, read_config
+from rsfuse.detection.data import Dataset
+from rsfuse.engine.bundle import load_bundle
 from rsfuse.errors import RsfuseError
-from rsfuse.fetch import read_sources
-from rsfuse.matching.output import StoredTransform
-from rsfuse.runs import RunRecord
+from untrusted import GIVEN, READERS, WRITTEN, survives
 
 # What breaks parsers: empty, other encodings, huge and strange numbers, deep nesting, other types.
 STRANGE = (
@@ -55,149 +49,74 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
     return bytes(data)
 
 
-def survives(read: Callable[[], object]) -> None:
-    """The call gives something, or an error of ours that says what, why and what next."""
-    try:
-        read()
-    except RsfuseError as error:
-        if not (error.what and error.fix):
-            raise AssertionError("an error without its three beats") from error
-
-
-OBJECTS = Objects(
-    np.array([[[5.0, 5], [25, 5], [25, 15], [5, 15]], [[30, 30], [40, 34], [38, 39], [28, 35]]]),
-    np.array([0, 1]),
-    np.array([0, 0]),
-)
-DATASET = Dataset(
-    classes=("ship", "warcraft"), samples=(Sample("a", None, OBJECTS, size=(48, 64)),)
-)
-WRITTEN = ("dota", "hrsc2016", "yolo-obb", "coco")
-VOC = b"""<annotation><filename>a.png</filename><size><width>64</width><height>48</height></size>
-<object><name>ship</name><difficult>0</difficult><robndbox><cx>20</cx><cy>20</cy><w>9</w><h>5</h>
-<angle>0.3</angle></robndbox></object></annotation>"""
-UCAS = b"5.0 5.0 25.0 5.0 25.0 15.0 5.0 15.0 0.1 5 5 20 10\n"
-VEDAI = b"00000001 10.5 12.5 0.3 1 1 0 5 15 16 6 8 8 18 17\n"
 OPTIONS = settings(
     max_examples=60, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 
 
-def label_file(folder: Path, format: str) -> Path:
-    """A small data set of a format; its one file of labels."""
-    if format in WRITTEN:
-        write_dataset(folder, DATASET, format=format)
-        images = folder / ("images" if format == "yolo-obb" else "")
-        images.mkdir(exist_ok=True)
-        Image.fromarray(np.zeros((48, 64), np.uint8)).save(images / "a.png")
-        kinds = (".txt", ".xml", ".json")
-        return next(p for p in sorted(folder.rglob("*")) if p.suffix in kinds and p.is_file())
-    places = {
-        "robndbox": ("Annotations/a.xml", "images/a.png", VOC),
-        "ucas-aod": ("CAR/P0001.txt", "CAR/P0001.png", UCAS),
-        "vedai": ("annotation512.txt", "images/00000001_co.png", VEDAI),
-    }
-    label, image, content = places[format]
-    for name in (label, image):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / label).write_bytes(content)
-    Image.fromarray(np.zeros((48, 64), np.uint8)).save(folder / image)
-    return folder / label
-
-
-@pytest.mark.parametrize("format", [*WRITTEN, "robndbox", "ucas-aod", "vedai"])
+@pytest.mark.parametrize("name", sorted(set(READERS) - {"raster"}))  # test_geo_fuzz.py, in a child
 @OPTIONS
 @given(data=st.data())
-def test_labels(format: str, tmp_path: Path, data: st.DataObject) -> None:
+def test_damage(name: str, tmp_path: Path, data: st.DataObject) -> None:
+    reader = READERS[name]
     folder = tmp_path / "data"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    path = label_file(folder, format)
+    path = reader.make(folder)
     path.write_bytes(data.draw(damaged(path.read_bytes())))
-    survives(lambda: read_dataset(folder, format=format))
+    survives(lambda: reader.read(path))
 
 
-@pytest.mark.parametrize("format", [*WRITTEN, "robndbox", "ucas-aod", "vedai"])
-def test_the_undamaged_ones_are_read(format: str, tmp_path: Path) -> None:
-    label_file(tmp_path, format)
-    assert sum(len(s.objects) for s in read_dataset(tmp_path, format=format).samples) >= 1
+@pytest.mark.parametrize("name", READERS)
+def test_the_undamaged_ones_are_read(name: str, tmp_path: Path) -> None:
+    if name == "catalog":  # its link leads nowhere
+        with pytest.raises(RsfuseError):
+            READERS[name].read(READERS[name].make(tmp_path))
+        return
+    found = READERS[name].read(READERS[name].make(tmp_path))
+    assert found
+    if isinstance(found, Dataset):
+        assert name in (*WRITTEN, *GIVEN)
+        assert sum(len(sample.objects) for sample in found.samples) >= 1
 
 
-CONTENTS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
-    "run.json": (
-        json.dumps(RunRecord(
-            task="match", command="x", started="2026-01-01T00:00:00Z", seconds=1.0, inputs=(),
-            parameters={}, status="ok", outputs={"a": "b"},
-        ).to_dict()).encode(),
-        lambda path: RunRecord.load(path.parent),
-    ),
-    "settings.toml": (
-        b"seed = 1\nsteps = 5\nlearning_rate = 1e-3\nprecision = '32-true'\n",
-        lambda path: read_config(path, TrainSettings),
-    ),
-    "jobs.toml": (
-        b'task = "detect"\n[options]\nscore = 0.5\n[[items]]\nid = "a"\nscene = "a.tif"\n',
-        read_jobs,
-    ),
-    "sources.toml": (
-        b'[s.a]\nendpoint = "http://x"\ncollection = "c"\nassets = ["b"]\n',
-        lambda path: read_sources("s", path),
-    ),
-    "catalog.json": (
-        json.dumps({
-            "type": "Feature", "id": "a", "properties": {}, "assets": {"v": {"href": "./a.tif"}},
-            "links": [{"rel": "item", "href": "./b.json"}],
-        }).encode(),
-        lambda path: read_stac(str(path), "detect", {"scene": "v"}, {}),
-    ),
-}  # fmt: skip
+@pytest.mark.parametrize("name", ["coco", "raster", "catalog", "bundle-zip"])
+def test_the_fuzzer_runs(name: str, repository: Path, tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris has no wheel for this machine")
+    command = [sys.executable, str(repository / "tests" / "fuzz.py"), name, "-runs=300", "-seed=1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Done 300 runs" in done.stderr
 
 
-@pytest.mark.parametrize("name", CONTENTS)
-@OPTIONS
-@given(data=st.data())
-def test_files_of_our_own(name: str, tmp_path: Path, data: st.DataObject) -> None:
-    content, read = CONTENTS[name]
-    path = tmp_path / name
-    path.write_bytes(data.draw(damaged(content)))
-    survives(lambda: read(path))
+# What fuzzing has found: each broke a reader once.
+BROKE = {
+    "a name that no file can have": ("coco", b'"a"', b'"' + b"a" * 300 + b'"'),
+    "a flag beyond any integer": ("dota", b"ship 0", b"ship " + b"9" * 30),
+    "a ring that is not closed": ("area", b"[3, 48]]]", b"[5, 48]]]"),
+    "a CRS that there is not": ("transform", b"EPSG:32631", b"EPSG:65262"),
+    "assets in a list": ("catalog", b'{"v": {"href": "./a.tif"}}', b"[]"),
+}
 
 
-@OPTIONS
-@given(data=st.data())
-def test_transforms(tmp_path: Path, data: st.DataObject) -> None:
-    from rsfuse.simulate import render, simulate_scene
-
-    path = tmp_path / "transform.json"
-    if not (tmp_path / "good.json").exists():
-        import rsfuse
-
-        scene = simulate_scene(200, gsd_m=1.0, seed=12)
-        result = rsfuse.match(render(scene, "pan").data, render(scene, "pan").data, upright=True)
-        result.save(tmp_path / "run")
-        shutil.copy(tmp_path / "run" / "transform.json", tmp_path / "good.json")
-    path.write_bytes(data.draw(damaged((tmp_path / "good.json").read_bytes())))
-    survives(lambda: StoredTransform.load(path))
+@pytest.mark.parametrize("case", BROKE)
+def test_what_once_broke_a_reader(case: str, tmp_path: Path) -> None:
+    name, good, bad = BROKE[case]
+    path = READERS[name].make(tmp_path)
+    content = path.read_bytes()
+    assert good in content
+    path.write_bytes(content.replace(good, bad))
+    survives(lambda: READERS[name].read(path))
 
 
-@OPTIONS
-@given(data=st.data())
-def test_bundles(tmp_path: Path, data: st.DataObject) -> None:
-    good = load_bundle("simulated-objects")
-    folder = tmp_path / "bundle"
-    if not folder.exists():
-        shutil.copytree(good.path, folder)
-        zip_bundle(good, tmp_path / "good.zip")
-    name = data.draw(st.sampled_from(("bundle.json", "model.safetensors")))
-    content = (good.path / name).read_bytes()
-    for file in ("bundle.json", "model.safetensors"):
-        shutil.copy(good.path / file, folder / file)
-    (folder / name).write_bytes(data.draw(damaged(content)))
-    survives(lambda: load_bundle(folder, "detect").state())
-    whole = (tmp_path / "good.zip").read_bytes()
-    (tmp_path / "bad.zip").write_bytes(data.draw(damaged(whole)))
-    survives(lambda: load_bundle(tmp_path / "bad.zip", "detect").state())
+def test_a_zip_without_its_directory(tmp_path: Path) -> None:
+    path = READERS["bundle-zip"].make(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02")] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RsfuseError, match="not a model bundle"):
+        READERS["bundle-zip"].read(path)
 
 
 def test_a_zip_that_unpacks_to_too_much_or_names_other_folders(tmp_path: Path) -> None:

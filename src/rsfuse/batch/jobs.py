@@ -13,6 +13,8 @@ from urllib.error import URLError
 from urllib.parse import urljoin
 from urllib.request import urlopen
 
+import pydantic
+
 from rsfuse.engine.config import read_toml
 from rsfuse.errors import ConfigError, InputError
 from rsfuse.runs import parse_json, read_json
@@ -49,6 +51,26 @@ class Item:
     inputs: Mapping[str, str]
     options: Mapping[str, Any]
     when: str | None = None
+
+
+class _Asset(pydantic.BaseModel):
+    href: str = ""
+
+
+class _Link(pydantic.BaseModel):
+    rel: str = ""
+    href: str = ""
+
+
+class _Stac(pydantic.BaseModel):
+    """What is read of a STAC file: catalog, collection, item, or item collection."""
+
+    type: str = ""
+    id: str | int = ""
+    properties: dict[str, Any] = pydantic.Field(default_factory=dict)
+    assets: dict[str, _Asset] = pydantic.Field(default_factory=dict)
+    links: tuple[_Link, ...] = ()
+    features: tuple["_Stac", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,23 +203,24 @@ def read_stac(
             " ".join(f"--asset {role}=KEY" for role in roles),
         )
     items = []
-    for where, content in _stac_items(place):
+    for where, item in _stac_items(place):
         inputs = {}
         for role in roles:
             key = assets[role]
-            asset = content.get("assets", {}).get(key)
-            if isinstance(asset, Mapping) and isinstance(asset.get("href"), str):
-                inputs[role] = resolved(asset["href"], where)
+            asset = item.assets.get(key)
+            if asset is not None and asset.href:
+                inputs[role] = resolved(asset.href, where)
             elif "/" in key or "." in key:
                 inputs[role] = resolved(key, str(Path.cwd()) + "/")
             else:
                 raise InputError(
-                    f"the item {content.get('id')} has no asset {key!r}",
-                    f"it has {', '.join(content.get('assets', {})) or 'none'}",
+                    f"the item {item.id} has no asset {key!r}",
+                    f"it has {', '.join(item.assets) or 'none'}",
                     f"name the one that holds the {role} with --asset {role}=KEY",
                 )
-        when = content.get("properties", {}).get("datetime")
-        items.append(Item(_folder_name(str(content.get("id", ""))), inputs, dict(options), when))
+        when = item.properties.get("datetime")
+        stamp = when if isinstance(when, str) else None
+        items.append(Item(_folder_name(str(item.id)), inputs, dict(options), stamp))
     return Batch(task, tuple(items))
 
 
@@ -206,33 +229,44 @@ def _folder_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip("._-")[:120]
 
 
-def _stac_items(place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _stac_items(place: str) -> Iterator[tuple[str, _Stac]]:
     """Where each item was found, and its content."""
     waiting, seen = [place], {place}
     while waiting:
         where = waiting.pop(0)
         content = _load(where)
-        kind = content.get("type") if isinstance(content, Mapping) else None
-        if kind == "Feature":
+        if content.type == "Feature":
             yield where, content
-        elif kind == "FeatureCollection":
-            for feature in content.get("features", ()):
-                yield where, feature
-        elif kind not in ("Catalog", "Collection"):
+        elif content.type == "FeatureCollection":
+            yield from ((where, feature) for feature in content.features)
+        elif content.type not in ("Catalog", "Collection"):
             raise InputError(
-                f"{where} is not STAC: its type is {kind!r}",
+                f"{where} is not STAC: its type is {content.type!r}",
                 "a catalog, a collection, an item or an item collection is needed",
                 "name the JSON file of one",
             )
-        for link in content.get("links", ()):
-            if link.get("rel") in ("item", "items", "child", "next") and "href" in link:
-                target = resolved(str(link["href"]), where)
+        for link in content.links:
+            if link.rel in ("item", "items", "child", "next") and link.href:
+                target = resolved(link.href, where)
                 if target not in seen and len(seen) < MOST_STAC_FILES:
                     seen.add(target)
                     waiting.append(target)
 
 
-def _load(place: str) -> Any:
+def _load(place: str) -> _Stac:
+    content = _content(place)
+    try:
+        return _Stac.model_validate(content)
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+        raise InputError(
+            f"{place} is not STAC: {'.'.join(map(str, fault['loc']))}: {fault['msg']}",
+            "a catalog, a collection, an item or an item collection is needed",
+            "name the JSON file of one",
+        ) from error
+
+
+def _content(place: str) -> Any:
     if "://" not in place:
         return read_json(place)
     if not place.startswith(("http://", "https://")):

@@ -54,7 +54,7 @@ class Objects:
         return cls(
             np.array([row[0] for row in rows], np.float64).reshape(-1, 4, 2),
             np.array([row[1] for row in rows], np.int64),
-            np.array([row[2] for row in rows], np.int64),
+            np.array([min(max(row[2], -9), 9) for row in rows], np.int64),  # a flag, not a number
         )
 
     def __len__(self) -> int:

@@ -13,7 +13,9 @@ Nothing in it is executed on loading, and every file is checked against its SHA-
 
 import hashlib
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -72,6 +74,13 @@ class InputInfo(Config):
     high: tuple[float, ...] = ()
     clip: bool = False
     gsd_m: float | None = None
+
+
+# What reading a damaged, encrypted or foreign zip file raises; encryption is a RuntimeError.
+_ZIP_FAULTS = (
+    OSError, KeyError, ValueError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class BundleCard(Config):
@@ -255,10 +264,11 @@ def is_bundle(path: str | Path) -> bool:
     path = Path(path)
     if path.is_dir():
         return (path / CARD_FILE).is_file()
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return CARD_FILE in archive.namelist()
+    except _ZIP_FAULTS:
         return False
-    with zipfile.ZipFile(path) as archive:
-        return CARD_FILE in archive.namelist()
 
 
 def zip_bundle(bundle: Bundle, path: str | Path) -> Path:
@@ -303,7 +313,7 @@ def _read(path: Path, name: str) -> bytes:
             if entry.file_size > MOST_BYTES or len(archive.namelist()) > MOST_FILES:
                 raise _damaged(path, name, "it unpacks to more than a bundle may hold")
             return archive.read(entry)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except _ZIP_FAULTS as error:
         if isinstance(error, InputError):
             raise
         raise _damaged(path, name, str(error)) from error

@@ -1,5 +1,6 @@
 """Vector files as shapes in pixels of a raster: labels, areas, objects."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,14 +58,16 @@ def read_features(
     if not path.exists():
         raise RasterError(f"{path} does not exist", "a vector file is needed", "check the path")
     try:
-        meta, _, encoded, values = pyogrio.raw.read(path, layer=layer, force_2d=True)
+        with warnings.catch_warnings():  # of shapes that GDAL cannot make: they count as skipped
+            warnings.simplefilter("ignore", RuntimeWarning)
+            meta, _, encoded, values = pyogrio.raw.read(path, layer=layer, force_2d=True)
     except Exception as error:  # pyogrio raises RuntimeError kinds that share no public base
         raise RasterError(
             f"{path} cannot be read: {reason_of(error)}",
             "a vector file such as GeoPackage or GeoJSON is needed",
             "check it with ogrinfo",
         ) from error
-    shapes = shapely.from_wkb(encoded)
+    shapes = shapely.from_wkb(encoded, on_invalid="ignore")  # None, as if it were missing
     crs = meta["crs"]
     if (crs is None) != (geobox.crs is None):
         raise GridError(

@@ -110,6 +110,8 @@ class StoredTransform:
         Raises:
             InputError: It is none, or of a newer version.
         """
+        from pyproj.exceptions import CRSError
+
         from rsfuse.runs import read_json
 
         content = read_json(path)
@@ -133,7 +135,7 @@ class StoredTransform:
                 _grid_of(content["query"]),
                 bool(content["query"]["georeferenced"]),
             )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, CRSError) as error:
             raise InputError(
                 f"{path} is damaged: {type(error).__name__} {error}",
                 "it must hold a transform and two grids",

@@ -1,6 +1,7 @@
 """COCO with polygons: one JSON file; the rotated box is the smallest around the segmentation."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def _dataset(
         file = root / str(entry["file_name"])
         stem = Path(str(entry["file_name"])).stem
         size = (int(entry["height"]), int(entry["width"])) if entry.get("height") else None
-        image = file if file.is_file() else images.get(stem)
+        image = file if os.path.isfile(file) else images.get(stem)  # False for impossible names
         parsed[stem] = Parsed(rows[entry["id"]], size=size, image=image)
     ordered = [names[key] for key in sorted(names)]
     return assemble(folder, parsed, {}, wanted, known=ordered, notes=notes)
