@@ -94,6 +94,7 @@ def test_the_fuzzer_runs(name: str, repository: Path, tmp_path: Path) -> None:
 BROKE = {
     "a name that no file can have": ("coco", b'"a"', b'"' + b"a" * 300 + b'"'),
     "a flag beyond any integer": ("dota", b"ship 0", b"ship " + b"9" * 30),
+    "a class without end": ("vedai", b"8 8 18", b"8 inf 18"),
     "a ring that is not closed": ("area", b"[3, 48]]]", b"[5, 48]]]"),
     "a CRS that there is not": ("transform", b"EPSG:32631", b"EPSG:65262"),
     "assets in a list": ("catalog", b'{"v": {"href": "./a.tif"}}', b"[]"),

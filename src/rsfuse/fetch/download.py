@@ -27,17 +27,9 @@ from rsfuse.archive import Archive, write_item
 from rsfuse.errors import InputError, RasterError
 from rsfuse.fetch.search import TIMEOUT_S, TRIES, Box, Candidate, Query, find_groups
 from rsfuse.fetch.sources import Source
-from rsfuse.geo.grid import (
-    Window,
-    apply_affine,
-    between,
-    footprint,
-    pixel_mapping,
-    same_grid,
-    window_geobox,
-)
+from rsfuse.geo.gdal import gdal_settings, reading
+from rsfuse.geo.grid import Window, apply_affine, between, footprint, window_geobox
 from rsfuse.geo.raster import RasterSource, open_raster
-from rsfuse.geo.warp import read_mapped
 from rsfuse.geo.write import write_cog
 from rsfuse.runs import parse_json, utc_now
 
@@ -118,46 +110,53 @@ def _request(sources: Mapping[str, Source], group: Mapping[str, Candidate], bbox
 def _copy(source: Source, item: Candidate, bbox: Box, path: Path) -> GeoBox:
     """Write the bands of an item over the box; the grid of the file."""
     query = _token(source.token) if source.token else ""
-    first: _Band | None = None
-    bands, masks = [], []
-    for key in source.assets:
-        address = _signed(item.assets[key], query)
-        grid = None if first is None else first.grid
-        band = _tried(partial(_band, address, bbox, grid, len(source.assets)), RasterError)
-        first = first or band
-        bands.append(band.data)
-        masks.append(band.valid)
-    assert first is not None  # a source has at least one asset
+    addresses = {key: _signed(item.assets[key], query) for key in source.assets}
+    part = _tried(partial(_part, item, addresses, bbox), RasterError)
     write_cog(
-        path, np.stack(bands), geobox=first.grid, nodata=first.nodata, bands=list(source.assets),
-        dtype=first.dtype, valid=np.logical_and.reduce(masks),
+        path, part.data, geobox=part.grid, nodata=part.nodata, bands=list(addresses),
+        dtype=part.dtype, valid=part.valid,
     )  # fmt: skip
-    return first.grid
+    return part.grid
 
 
-class _Band(NamedTuple):
-    """One band over the box: values and validity (h, w), grid, and how its file stores it."""
+class _Part(NamedTuple):
+    """Bands over the box: values (B, h, w), validity (h, w), grid, and how the first is stored."""
 
-    data: npt.NDArray[np.float32]
+    data: npt.NDArray[np.generic]
     valid: npt.NDArray[np.bool_]
     grid: GeoBox
     dtype: str
     nodata: float | None
 
 
-def _band(address: str, bbox: Box, grid: GeoBox | None, bands: int) -> _Band:
-    """Read the first band of an image, on its own pixels around the box or on a given grid."""
-    with open_raster(address) as raster:
-        place = _window_over(raster, bbox, bands) if grid is None else grid
-        onto = pixel_mapping(place, raster.geobox)
-        corner = onto(np.array([[0.0, 0.0]]))[0]
-        h, w = (int(side) for side in place.shape)
-        window = Window(round(corner[0]), round(corner[1]), w, h)
-        if same_grid(window_geobox(raster.geobox, window), place):
-            found = raster.read(window, bands=[1])
-        else:
-            found = read_mapped(raster, (h, w), onto, bands=[1], geobox=place)
-        return _Band(found.data[0], found.valid, place, raster.dtype, raster.nodata)
+def _part(item: Candidate, addresses: Mapping[str, str], bbox: Box) -> _Part:
+    """Read the bands of an item on the pixels of the first one around the box."""
+    first = next(iter(addresses.values()))
+    with open_raster(first) as raster:
+        grid = _window_over(raster, bbox, len(addresses))
+        dtype, nodata = raster.dtype, raster.nodata
+    names = ", ".join(urlsplit(address).path for address in addresses.values())
+    with reading(names), gdal_settings(remote=True):
+        found = _loaded(item, addresses, grid, dtype, nodata)
+    data = np.stack([found[key].values[0] for key in addresses])
+    valid = np.isfinite(data) if nodata is None else np.isfinite(data) & (data != nodata)
+    return _Part(data, valid.all(axis=0), grid, dtype, nodata)
+
+
+def _loaded(
+    item: Candidate, addresses: Mapping[str, str], grid: GeoBox, dtype: str, nodata: float | None
+) -> Any:
+    """The bands on a grid, as an xarray Dataset: pixels that lie on it are copied."""
+    import odc.stac
+    import pystac
+
+    place = footprint(grid)
+    entry = pystac.Item(item.id, place["geometry"], place["bbox"], item.when, {})
+    for key, address in addresses.items():
+        entry.add_asset(key, pystac.Asset(address, media_type=pystac.MediaType.COG))
+    return odc.stac.load(
+        [entry], list(addresses), geobox=grid, dtype=dtype, nodata=nodata, resampling="bilinear"
+    )
 
 
 def _signed(address: str, query: str) -> str:

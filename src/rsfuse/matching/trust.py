@@ -21,12 +21,12 @@ Status = Literal["ok", "weak", "refused"]
 # Of each method: intercept and weights of the features of `pair_features`.
 PAIR_WEIGHTS = {
     "classic": (-10.459, 3.933, 1.169),
-    "cstf": (-21.55, 6.259, 0.716),
+    "cstf": (-19.998, 6.984, -0.033),
 }
 # Of each method: intercept and weights of the features of `tie_point_features`.
 TIE_POINT_WEIGHTS = {
     "classic": (1.552, 0.460, 0.255, -1.227),
-    "cstf": (1.391, 0.382, 0.212, -1.019),
+    "cstf": (1.874, 0.620, 0.344, -1.653),
 }
 
 OK_CONFIDENCE = 0.7

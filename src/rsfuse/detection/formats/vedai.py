@@ -6,6 +6,7 @@ and ID_ir.png: the first is the image, the second its partner. Ids are those of 
 an unknown one becomes class-ID.
 """
 
+import math
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def parse(path: Path) -> dict[str, list[Row]]:
             values = [float(field) for field in fields[1:15]]
         except ValueError:
             values = []
-        if len(values) < 12:
+        if len(values) < 12 or not all(map(math.isfinite, values)):
             raise InputError(
                 f"{path}, line {number}: {line.strip()!r}",
                 "a line is image, x, y, angle, four x, four y, class, whole, hidden",
