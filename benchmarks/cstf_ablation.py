@@ -10,13 +10,12 @@ told (AUROC), and the share of patches that the coarse matching puts right.
 """
 
 import argparse
-import json
 import tempfile
-import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from rounds import print_table, run_rounds
 from rsfuse.cli.train import settings_of
 from rsfuse.engine.config import read_config
 from rsfuse.matching.train import CONFIG, train
@@ -47,34 +46,15 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="K=V")
     parser.add_argument("-o", "--output", type=Path, help="rows so far; an earlier run goes on")
     options = parser.parse_args()
-    done: dict[str, dict[str, float]] = {}
-    if options.output is not None and options.output.is_file():
-        done = json.loads(options.output.read_text())
-    for seed in range(options.seeds):  # so that an early end leaves whole rounds
-        for name in options.variants:
-            key = f"{name} #{seed}"
-            if key in done:
-                continue
-            overrides = {**settings_of(options.set), **VARIANTS[name], "seed": seed}
-            config = read_config(options.config, CONFIG, overrides)
-            begun = time.perf_counter()
-            with tempfile.TemporaryDirectory() as folder:
-                scores = dict(train(config, Path(folder)).scores)
-            done[key] = {k: float(v) for k, v in scores.items()}
-            print(key, {k: round(v, 3) for k, v in done[key].items()},
-                  f"{time.perf_counter() - begun:.0f} s", flush=True)  # fmt: skip
-            if options.output is not None:
-                options.output.write_text(json.dumps(done, indent=2))
-    heads = [f"{m}{kind}" for kind in ("", UNSEEN) for m in MEASURES]
-    print("| variant | " + " | ".join(heads) + " |")
-    print("| --- " * (len(heads) + 1) + "|")
-    for name in options.variants:
-        rows = [row for key, row in done.items() if key.rsplit(" #", 1)[0] == name]
-        cells = []
-        for head in heads:
-            values = np.array([row[head] for row in rows])
-            cells.append(f"{values.mean():.3f} ± {values.std(ddof=min(1, len(values) - 1)):.3f}")
-        print(f"| {name} | " + " | ".join(cells) + " |")
+
+    def run(changes: Mapping[str, Any]) -> dict[str, float]:
+        config = read_config(options.config, CONFIG, {**settings_of(options.set), **changes})
+        with tempfile.TemporaryDirectory() as folder:
+            return dict(train(config, Path(folder)).scores)
+
+    chosen = {name: VARIANTS[name] for name in options.variants}
+    done = run_rounds(chosen, options.seeds, run, options.output)
+    print_table(done, options.variants, [f"{m}{kind}" for kind in ("", UNSEEN) for m in MEASURES])
 
 
 if __name__ == "__main__":

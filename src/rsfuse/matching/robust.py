@@ -31,8 +31,8 @@ FIELD_POINTS = 80  # fewer tie points do not carry a field
 # held-out tie points are not quite independent of the fit, and the shares are strict.
 # Or it must explain this much more than the stiffer one: where a matrix is far from the truth, the
 # few tie points that it keeps fit it well. Why so wide a margin: decision 0020.
-EXPLAINS_MORE = {"similarity": 1.1, "affine": 1.4, "homography": 1.4, "smooth": 1.5}
-MODEL_GAIN = {"similarity": 0.93, "affine": 0.75, "homography": 0.75, "smooth": 0.42}
+EXPLAINS_MORE = {"similarity": 1.1, "affine": 2.5, "homography": 2.5, "smooth": 1.8}
+MODEL_GAIN = {"similarity": 0.93, "affine": 0.6, "homography": 0.6, "smooth": 0.42}
 
 
 class Consensus(NamedTuple):
