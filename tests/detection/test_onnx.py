@@ -53,6 +53,21 @@ def test_larger_images_are_looked_at_in_parts(exact: Bundle, image: np.ndarray) 
     assert found[0][:, 0].max() > 256
 
 
+def test_a_detector_of_two_images(tmp_path: Path) -> None:
+    bundle = export(load_bundle("simulated-pairs"), tmp_path, tile=256)
+    scene = simulate_scene(256, gsd_m=0.5, seed=5)
+    first, second = (render(scene, name).data for name in ("pan", "thermal"))
+    valid = np.ones(scene.shape, bool)
+    torch_one = load_detector(bundle, score=0.2, runtime="torch")
+    onnx_one = load_detector(bundle, score=0.2)
+    assert isinstance(onnx_one, OnnxDetector)
+    for pair in ((), (second,)):
+        expected, found = torch_one(first, valid, *pair), onnx_one(first, valid, *pair)
+        assert len(expected[1]) > 0
+        for a, b in zip(expected, found, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-3)
+
+
 def test_int8_finds_nearly_the_same(tmp_path: Path, exact: Bundle, image: np.ndarray) -> None:
     small = export(
         load_bundle("simulated-objects"), tmp_path / "b", tile=256, precision="int8",
@@ -94,7 +109,7 @@ def test_the_file_says_what_deepness_asks_for(tmp_path: Path) -> None:
     assert "model_type" not in {p.key for p in found}
 
 
-def test_what_cannot_be_exported_is_explained(tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_explained(tmp_path: Path, image: np.ndarray) -> None:
     bundle = load_bundle("simulated-objects")
     with pytest.raises(InputError, match="int8 needs images"):
         export(bundle, tmp_path, precision="int8")
@@ -102,8 +117,10 @@ def test_what_cannot_be_exported_is_explained(tmp_path: Path) -> None:
         export(bundle, tmp_path, tile=100)
     with pytest.raises(InputError, match=r"holds no model\.onnx"):
         load_detector(bundle, runtime="onnx")
-    with pytest.raises(InputError, match="not a detector for one image"):
+    with pytest.raises(InputError, match="is no detector"):
         export(load_bundle("simulated-land-cover"), tmp_path)
+    with pytest.raises(InputError, match="takes two images"):
+        export(load_bundle("simulated-pairs"), tmp_path, precision="int8", calibration=[image])
 
 
 def test_images_are_padded_and_never_scaled() -> None:

@@ -1,9 +1,9 @@
 """The detector as an ONNX file.
 
-The file holds the network and the decoding of boxes, in standard operators, for one image of a
-fixed side; boxes and scores of all cells come out, and suppression stays in rsfuse. The int8 form
-quantises convolutions alone (static, per channel, calibrated on images that are given): the
-decoding keeps its precision.
+The file holds the network and the decoding of boxes, in standard operators, for an image of a fixed
+side (and a second one, and whether it is there, where the detector takes two); boxes and scores of
+all cells come out, and suppression stays in rsfuse. The int8 form quantises convolutions alone
+(static, per channel, calibrated on images that are given): the decoding keeps its precision.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from rsfuse.detection.model import Decoded, Detector
-from rsfuse.detection.onnx import Image, fitted, need
+from rsfuse.detection.onnx import INPUTS, Image, fitted, need
 from rsfuse.detection.predict import scaled
 from rsfuse.engine.bundle import ONNX_FILE, Bundle, BundleCard, save_bundle
 from rsfuse.errors import InputError
@@ -43,7 +43,7 @@ def export(
     """Write a bundle with an ONNX file in it beside the weights.
 
     Args:
-        bundle: A detector for one image.
+        bundle: A detector of one image or of two.
         folder: The new bundle.
         tile: Side of the input in pixels, a multiple of 32: a tile of `rsfuse detect` with its
             halo.
@@ -51,15 +51,21 @@ def export(
         calibration: Images (C, h, w) in the numbers of their files, for int8.
 
     Raises:
-        InputError: A bundle for pairs, an impossible tile, int8 without images, or a package that
-            is not installed.
+        InputError: Not a detector, an impossible tile, int8 without images or of two images, or a
+            package that is not installed.
     """
     card = bundle.card
-    if card.task != "detect" or card.arguments.get("partner_bands"):
+    if card.task != "detect":
         raise InputError(
-            f"{card.name} is not a detector for one image",
-            "only such a detector can be exported so far",
-            "give a bundle of rsfuse train detect without partner",
+            f"{card.name} is no detector",
+            "detectors can be exported",
+            "give a bundle of rsfuse train detect",
+        )
+    if precision == "int8" and len(card.inputs) > 1:
+        raise InputError(
+            f"{card.name} takes two images",
+            "the range of its numbers is found on single images",
+            "export it without --int8",
         )
     if tile < STRIDE or tile % STRIDE:
         raise InputError(f"tile {tile}", f"a multiple of {STRIDE} is needed", "try --tile 1280")
@@ -74,7 +80,7 @@ def export(
     bundle.load_into(model)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / ONNX_FILE
-        _trace(model, len(card.inputs[0].bands), tile, path)
+        _trace(model, [len(info.bands) for info in card.inputs], tile, path)
         if precision == "int8":
             exact, path = path, Path(scratch) / "int8.onnx"
             seen = [scaled(np.nan_to_num(image), card.inputs[0]) for image in calibration]
@@ -90,13 +96,15 @@ def export(
         )
 
 
-def _trace(model: Detector, bands: int, tile: int, path: Path) -> None:
+def _trace(model: Detector, bands: Sequence[int], tile: int, path: Path) -> None:
+    """The network as a file; `bands` of its one or two images."""
     network = Decoded(model.eval())
-    image = torch.zeros(1, bands, tile, tile)
+    inputs = [torch.zeros(1, count, tile, tile) for count in bands]
+    inputs += [torch.ones(1)] * (len(bands) - 1)
     with _quiet_exporter():
         program = torch.onnx.export(
-            network, (image,), dynamo=True, verbose=False,
-            input_names=["image"], output_names=["output0"],
+            network, tuple(inputs), dynamo=True, verbose=False,
+            input_names=INPUTS[: len(inputs)], output_names=["output0"],
         )  # fmt: skip
     if program is None:
         raise InputError("the network was not exported", "torch gave nothing", "try another torch")
@@ -166,6 +174,7 @@ def _describe(path: Path, bundle: Bundle, tile: int, precision: Precision) -> No
         "rsfuse_precision": precision,
         "rsfuse_low": list(card.inputs[0].low),
         "rsfuse_high": list(card.inputs[0].high),
+        "rsfuse_inputs": [info.name for info in card.inputs],
         **deepness_keys(card, tile),
     }
     for key, value in entries.items():
@@ -175,9 +184,9 @@ def _describe(path: Path, bundle: Bundle, tile: int, precision: Precision) -> No
 
 
 def deepness_keys(card: BundleCard, tile: int) -> dict[str, Any]:
-    """What Deepness needs to run a detector; empty for one whose images are not 8-bit."""
+    """What Deepness needs to run a detector; empty where it cannot: two images, or not 8-bit."""
     info = card.inputs[0]
-    if min(info.low) < 0 or max(info.high) > _BYTE:
+    if len(card.inputs) > 1 or min(info.low) < 0 or max(info.high) > _BYTE:
         return {}
     keys: dict[str, Any] = {
         "model_type": "Detector",

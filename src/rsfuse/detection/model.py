@@ -251,9 +251,14 @@ class Decoded(nn.Module):
         self.detector = detector
         self.train(detector.training)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 4 + K + 1, N) of an image (B, bands, H, W): cx, cy, w, h, K scores, angle."""
-        found = self.detector(image)
+    def forward(self, image: Tensor, *pair: Tensor) -> Tensor:
+        """(B, 4 + K + 1, N): cx, cy, w, h, K scores, angle.
+
+        Args:
+            image: (B, bands, H, W).
+            *pair: Of a detector of two images: `partner` and `present` of `Detector`.
+        """
+        found = self.detector(image, *pair)
         boxes = found.boxes
         return torch.cat([boxes[..., :4], found.logits.sigmoid(), boxes[..., 4:]], -1).mT
 

@@ -13,6 +13,9 @@ from rsfuse.errors import InputError
 
 Image = npt.NDArray[np.float32]
 
+# Inputs of a file: image, and of a detector of two the second (zeros without), and 1 or 0 for it.
+INPUTS = ["image", "partner", "present"]
+
 
 class OnnxDetector(ImageDetector):
     """A detector of a bundle by its ONNX file; the same boxes as by PyTorch, to rounding."""
@@ -38,13 +41,24 @@ class OnnxDetector(ImageDetector):
         h, w = image.shape[1:]
         for y in range(0, h, self.tile):
             for x in range(0, w, self.tile):
-                part = image[:, y : y + self.tile, x : x + self.tile]
-                rows = self._session.run(None, {"image": fitted(part, self.tile)[None]})[0][0].T
+                place = np.s_[:, y : y + self.tile, x : x + self.tile]
+                part = image[place]
+                given = {"image": fitted(part, self.tile)[None]}
+                if self.partner is not None:
+                    given |= self._second(None if partner is None else partner[place])
+                rows = self._session.run(None, given)[0][0].T
                 rows = rows[(rows[:, 0] < part.shape[2]) & (rows[:, 1] < part.shape[1])]
                 boxes = np.concatenate([rows[:, :4], rows[:, -1:]], axis=1)
                 found.append((boxes + np.array([x, y, 0, 0, 0], boxes.dtype), rows[:, 4:-1]))
         boxes, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return select(boxes, scores, self.score, self.nms)
+
+    def _second(self, partner: Image | None) -> dict[str, npt.NDArray[np.float32]]:
+        """The inputs of the second image of a detector of two."""
+        assert self.partner is not None
+        empty = np.zeros((len(self.partner.bands), 0, 0), np.float32)
+        image = fitted(empty if partner is None else partner, self.tile)
+        return {"partner": image[None], "present": np.full(1, partner is not None, np.float32)}
 
 
 def fitted(image: Image, tile: int) -> Image:

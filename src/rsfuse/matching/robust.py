@@ -31,7 +31,8 @@ FIELD_POINTS = 80  # fewer tie points do not carry a field
 # held-out tie points are not quite independent of the fit, and the shares are strict.
 # Or it must explain this much more than the stiffer one: where a matrix is far from the truth, the
 # few tie points that it keeps fit it well. Why so wide a margin: decision 0020.
-EXPLAINS_MORE = {"similarity": 1.1, "affine": 2.5, "homography": 2.5, "smooth": 1.8}
+EXPLAINED = 0.5  # of the tolerance: further off, a model explains nothing
+EXPLAINS_MORE = {"similarity": 1.1, "affine": 2.4, "homography": 2.4, "smooth": 2.4}
 MODEL_GAIN = {"similarity": 0.93, "affine": 0.6, "homography": 0.6, "smooth": 0.42}
 
 
@@ -244,9 +245,8 @@ def fit_transform(
         square = np.minimum(held[model][inliers], tolerance) ** 2
         known = np.isfinite(square)
         if known.any():
-            explained[model] = float(
-                (weights[inliers][known] * (1 - square[known] / tolerance**2)).sum()
-            )
+            near = np.maximum(1 - square[known] / (EXPLAINED * tolerance) ** 2, 0)
+            explained[model] = float((weights[inliers][known] * near).sum())
             share = weights[inliers][known] + 1e-3
             scores[model] = float(np.sqrt(np.average(square[known], weights=share)))
     order = [m for m in ("shift", "similarity", "affine", "homography", "smooth") if m in scores]
