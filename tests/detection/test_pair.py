@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from rsfuse.detection.augment import Jitter
+from rsfuse.detection.config import DetectTrainConfig
+from rsfuse.detection.learner import DetectLearner
 from rsfuse.detection.loss import pair_loss
 from rsfuse.detection.model import Detector
 from rsfuse.detection.network import detect_array
@@ -21,7 +23,7 @@ from rsfuse.detection.pair import (
     made_whole,
 )
 from rsfuse.detection.run import DetectJob, detect
-from rsfuse.detection.train import DetectLearner, DetectTrainConfig, start_from, train
+from rsfuse.detection.train import start_from, train
 from rsfuse.detection.views import PairJitter, TrainImage, partner_view, window_view
 from rsfuse.engine.seeds import seeded
 from rsfuse.errors import BandError, InputError

@@ -11,18 +11,13 @@ import pydantic
 import pytest
 import torch
 
+from rsfuse.detection.config import DetectTrainConfig
 from rsfuse.detection.data import Objects, Sample
+from rsfuse.detection.learner import DetectLearner, image_odds
 from rsfuse.detection.model import Detector
 from rsfuse.detection.network import detect_tile
-from rsfuse.detection.train import (
-    DetectLearner,
-    DetectTrainConfig,
-    TrainImage,
-    _published,
-    image_odds,
-    train,
-)
-from rsfuse.detection.views import load_images
+from rsfuse.detection.train import _published, train
+from rsfuse.detection.views import TrainImage, load_images
 from rsfuse.engine.config import read_config
 from rsfuse.engine.fit import fit
 from rsfuse.errors import InputError
