@@ -134,6 +134,22 @@ def test_the_model_that_made_the_data_is_chosen(model: str, rng: np.random.Gener
     assert len(found.inliers) == len(xy)
 
 
+@pytest.mark.parametrize(("shear", "model"), [(0.006, "similarity"), (0.03, "affine")])
+def test_shear_within_the_scatter_is_no_affine_map(
+    shear: float, model: str, rng: np.random.Generator
+) -> None:
+    """What terrain does to radar looks like a little shear; a skewed image has more of it."""
+    xy = places(rng, 500)
+    matrix = MATRICES["similarity"] @ np.array([[1, shear, 0], [0, 1, 0], [0, 0, 1.0]])
+    there = apply_matrix(matrix, xy) + rng.normal(0, 1.0, (500, 2))
+    there[:200] += rng.uniform(-5, 5, (200, 2))
+    found = fit_transform(
+        xy, there, np.full(500, 0.9), area=AREA, models=ALL, tolerance=3.0, rng=rng
+    )
+    assert found is not None
+    assert found.transform.model == model
+
+
 @pytest.mark.parametrize("model", ALL)
 def test_outliers_are_not_kept(model: str, rng: np.random.Generator) -> None:
     found, _, _ = fit(model, rng, n=900 if model == "smooth" else 300)

@@ -27,11 +27,11 @@ FOLDS = 5
 NEIGHBOURS = 8  # witnesses of a displacement
 NEIGHBOUR_PROBABILITY = 0.3  # of a tie point that may be one
 FIELD_POINTS = 80  # fewer tie points do not carry a field
+EXPLAINED = 0.5  # of the tolerance: tie points further off are not explained
 # A freer model must lower the held-out error below this share. Neighbouring templates overlap, so
 # held-out tie points are not quite independent of the fit, and the shares are strict.
 # Or it must explain this much more than the stiffer one: where a matrix is far from the truth, the
 # few tie points that it keeps fit it well. Why so wide a margin: decision 0020.
-EXPLAINED = 0.5  # of the tolerance: further off, a model explains nothing
 EXPLAINS_MORE = {"similarity": 1.1, "affine": 2.4, "homography": 2.4, "smooth": 2.4}
 MODEL_GAIN = {"similarity": 0.93, "affine": 0.6, "homography": 0.6, "smooth": 0.42}
 
