@@ -1,11 +1,13 @@
-"""Which fusion helps detection with a second image: CSTF's variants, from one detector held fixed.
+"""Which fusion helps detection with a second image: the variants of CSTF, from one pair of eyes.
 
-    python benchmarks/pair_ablation.py configs/detect/simulated_pairs.toml --seeds 3 \
-        --set steps=200 validate_every=200
+    python benchmarks/pair_ablation.py configs/detect/simulated_pairs.toml \
+        --eyes runs/pairs_two/bundle --seeds 3 --set steps=150 validate_every=150
 
-Every variant starts from the same detector of one image, which is held, and sees the same data with
-the same schedule; the seed changes the weights of the fusion and the samples. mAP50 (VOC12) on the
-validation part by day and by night, with the second image aligned, moved, or of other ground.
+Every variant begins with the backbones, pyramids and head of one trained detector of two images and
+with a fusion of its own that knows nothing yet, and sees the same data with the same schedule; what
+serves one image is held. The seed changes the first weights of the fusion and the samples. mAP50
+(VOC12) on the validation part by day and by night, with the second image aligned, moved, or of
+other ground.
 """
 
 import argparse
@@ -17,10 +19,14 @@ from typing import Any
 from detect_pairs import score
 from rounds import print_table, run_rounds
 from rsfuse.cli.train import settings_of
+from rsfuse.detection.config import DetectTrainConfig
 from rsfuse.detection.formats import read_dataset
+from rsfuse.detection.model import Detector
 from rsfuse.detection.network import NetworkDetector
 from rsfuse.detection.train import CONFIG, train
+from rsfuse.engine.bundle import Bundle, load_bundle, save_bundle
 from rsfuse.engine.config import read_config
+from rsfuse.engine.seeds import seeded
 
 # Name in the table -> what differs from the full model.
 VARIANTS = {
@@ -41,10 +47,22 @@ CASES = {
 }
 
 
+def with_fresh_fusion(eyes: Bundle, config: DetectTrainConfig, folder: Path) -> Bundle:
+    """The bundle with a fusion as the settings want it, untrained."""
+    fusion = {k: getattr(config, k) for k in ("fusion", "temporal", "keypoint_bias")}
+    arguments = {**eyes.card.arguments, **fusion}
+    with seeded(config.seed):
+        state = Detector(**arguments).state_dict()
+    state |= {name: v for name, v in eyes.state().items() if not name.startswith("pair.")}
+    card = eyes.card.model_copy(update={"arguments": arguments})
+    return save_bundle(folder, card, state, readme="# Eyes\n")
+
+
 def main() -> None:
     """Train every variant with every seed and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
+    parser.add_argument("--eyes", required=True, help="bundle of a detector of two images")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--set", nargs="*", default=[], metavar="K=V")
@@ -53,12 +71,15 @@ def main() -> None:
 
     def run(changes: Mapping[str, Any]) -> dict[str, float]:
         config = read_config(options.config, CONFIG, {**settings_of(options.set), **changes})
+        eyes = load_bundle(options.eyes, "detect")
         data = read_dataset(
             Path(config.data), format=config.format, split="val", classes=config.classes,
             partner=config.partner,
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            bundle = train(config, Path(folder)).bundle
+            start = with_fresh_fusion(eyes, config, Path(folder) / "start")
+            config = config.model_copy(update={"start": str(start.path)})
+            bundle = train(config, Path(folder) / "run").bundle
             detector = NetworkDetector.load(bundle, score=0.01)
             return {
                 name: score(detector, bundle, data, night=night, partner=partner)
