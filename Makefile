@@ -46,7 +46,7 @@ test-all: setup ## run every test that needs no GPU
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not gpu"
 
 fuzz: setup ## feed damaged files to every reader, SECONDS=60 each
-	@cd $$(mktemp -d) && for reader in $$($(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz.py --list); do \
+	@cd $$(mktemp -d) && for reader in $$($(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz.py --list 2>/dev/null); do \
 	  echo "$$reader ..."; \
 	  $(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz.py $$reader -max_total_time=$(SECONDS) >log 2>&1 || { \
 	    cat log; echo "error: what broke $$reader lies in $$PWD"; exit 1; }; done
