@@ -23,7 +23,8 @@ from rsfuse.fetch import Query, fetch, parse_bbox, parse_dates, read_sources
 from rsfuse.fetch import download as downloading
 from rsfuse.geo.write import write_cog
 
-pytest.importorskip("pystac_client", reason="fetching is an extra")
+for package in ("pystac_client", "odc.stac"):
+    pytest.importorskip(package, reason="fetching is an extra")
 
 # 3 km around 3.9 E, 51.45 N in UTM 31; the images reach 2 km further on every side.
 BOX = (3.88, 51.44, 3.90, 51.45)

@@ -42,7 +42,7 @@ EXTRAS = {
     },
     "onnx": {"onnxruntime": "onnxruntime", "onnx": "onnx", "onnxscript": "onnxscript"},
     "cluster": {"dask": "dask", "distributed": "distributed", "bokeh": "bokeh"},
-    "fetch": {"pystac-client": "pystac_client"},
+    "fetch": {"pystac-client": "pystac_client", "odc-stac": "odc.stac"},
 }
 
 # What rsfuse reads and writes most; GDAL has many more.

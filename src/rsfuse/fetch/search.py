@@ -193,12 +193,13 @@ def _answering(source: Source) -> Iterator[None]:
     """Turn whatever a catalog does wrong into an error that names it."""
     from importlib.util import find_spec
 
-    if find_spec("pystac_client") is None:
-        raise InputError(
-            "the package pystac-client is not installed",
-            "fetching data is an extra of rsfuse",
-            'install it: pip install "rsfuse[fetch]"',
-        )
+    for package in ("pystac_client", "odc.stac"):
+        if find_spec(package) is None:
+            raise InputError(
+                f"the package {package.replace('_', '-').replace('.', '-')} is not installed",
+                "fetching data is an extra of rsfuse",
+                'install it: pip install "rsfuse[fetch]"',
+            )
     try:
         yield
     except RsfuseError:
