@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing rsfuse into $(VENV) (some minutes the first time) ..."
 	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[report,vector,train,onnx,cluster,fetch]" --group dev
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group dev
 	@touch $@
 
 demo: setup ## match, detect and classify on simulated scenes, and make the page demo/index.html

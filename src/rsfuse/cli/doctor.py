@@ -43,6 +43,7 @@ EXTRAS = {
     "onnx": {"onnxruntime": "onnxruntime", "onnx": "onnx", "onnxscript": "onnxscript"},
     "cluster": {"dask": "dask", "distributed": "distributed", "bokeh": "bokeh"},
     "fetch": {"pystac-client": "pystac_client", "odc-stac": "odc.stac"},
+    "xarray": {"xarray": "xarray"},
 }
 
 # What rsfuse reads and writes most; GDAL has many more.
