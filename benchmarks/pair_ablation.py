@@ -1,13 +1,12 @@
-"""Which fusion helps detection with a second image: the variants of CSTF, from one pair of eyes.
+"""Which fusion helps detection with a second image: the variants of the CSTF block.
 
     python benchmarks/pair_ablation.py configs/detect/simulated_pairs.toml \
-        --eyes runs/pairs_two/bundle --seeds 3 --set steps=150 validate_every=150
+        --trained runs/pairs_two/bundle --seeds 3 --set steps=100 validate_every=100
 
-Every variant begins with the backbones, pyramids and head of one trained detector of two images and
-with a fusion of its own that knows nothing yet, and sees the same data with the same schedule; what
-serves one image is held. The seed changes the first weights of the fusion and the samples. mAP50
-(VOC12) on the validation part by day and by night, with the second image aligned, moved, or of
-other ground.
+Every variant begins as one trained detector of two images whose CSTF block is replaced by one of
+its own that knows nothing yet, and sees the same data with the same schedule; what serves one image
+is held. The seed changes the first weights of the block and the samples. mAP50 (VOC12) on the
+validation part by day and by night, with the second image aligned, moved, or of other ground.
 """
 
 import argparse
@@ -47,22 +46,22 @@ CASES = {
 }
 
 
-def with_fresh_fusion(eyes: Bundle, config: DetectTrainConfig, folder: Path) -> Bundle:
-    """The bundle with a fusion as the settings want it, untrained."""
+def with_fresh_block(trained: Bundle, config: DetectTrainConfig, folder: Path) -> Bundle:
+    """The bundle with a CSTF block as the settings want it, untrained."""
     fusion = {k: getattr(config, k) for k in ("fusion", "temporal", "keypoint_bias")}
-    arguments = {**eyes.card.arguments, **fusion}
+    arguments = {**trained.card.arguments, **fusion}
     with seeded(config.seed):
         state = Detector(**arguments).state_dict()
-    state |= {name: v for name, v in eyes.state().items() if not name.startswith("pair.")}
-    card = eyes.card.model_copy(update={"arguments": arguments})
-    return save_bundle(folder, card, state, readme="# Eyes\n")
+    state |= {name: v for name, v in trained.state().items() if not name.startswith("pair.cstf.")}
+    card = trained.card.model_copy(update={"arguments": arguments})
+    return save_bundle(folder, card, state, readme="# Start\n")
 
 
 def main() -> None:
     """Train every variant with every seed and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
-    parser.add_argument("--eyes", required=True, help="bundle of a detector of two images")
+    parser.add_argument("--trained", required=True, help="bundle of a detector of two images")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--set", nargs="*", default=[], metavar="K=V")
@@ -71,13 +70,13 @@ def main() -> None:
 
     def run(changes: Mapping[str, Any]) -> dict[str, float]:
         config = read_config(options.config, CONFIG, {**settings_of(options.set), **changes})
-        eyes = load_bundle(options.eyes, "detect")
+        trained = load_bundle(options.trained, "detect")
         data = read_dataset(
             Path(config.data), format=config.format, split="val", classes=config.classes,
             partner=config.partner,
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            start = with_fresh_fusion(eyes, config, Path(folder) / "start")
+            start = with_fresh_block(trained, config, Path(folder) / "start")
             config = config.model_copy(update={"start": str(start.path)})
             bundle = train(config, Path(folder) / "run").bundle
             detector = NetworkDetector.load(bundle, score=0.01)
