@@ -9,13 +9,12 @@ training saw: the share of anchors found within 2 px, their median error, how we
 told (AUROC), and the share of patches that the coarse matching puts right.
 """
 
-import argparse
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rounds import print_table, run_rounds
+from rounds import parser_of, print_table, run_rounds
 from rsfuse.cli.train import settings_of
 from rsfuse.engine.config import read_config
 from rsfuse.matching.train import CONFIG, train
@@ -39,12 +38,7 @@ UNSEEN = ", unseen operators"
 
 def main() -> None:
     """Train every variant with every seed and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--set", nargs="*", default=[], metavar="K=V")
-    parser.add_argument("-o", "--output", type=Path, help="rows so far; an earlier run goes on")
+    parser = parser_of(__doc__, list(VARIANTS))
     options = parser.parse_args()
 
     def run(changes: Mapping[str, Any]) -> dict[str, float]:

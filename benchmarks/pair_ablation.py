@@ -5,18 +5,17 @@
 
 Every variant begins as one trained detector of two images whose CSTF block is replaced by one of
 its own that knows nothing yet, and sees the same data with the same schedule; what serves one image
-is held. The seed changes the first weights of the block and the samples. mAP50 (VOC12) on the
+is frozen. The seed changes the first weights of the block and the samples. mAP50 (VOC12) on the
 validation part by day and by night, with the second image aligned, moved, or of other ground.
 """
 
-import argparse
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from detect_pairs import score
-from rounds import print_table, run_rounds
+from rounds import parser_of, print_table, run_rounds
 from rsfuse.cli.train import settings_of
 from rsfuse.detection.config import DetectTrainConfig
 from rsfuse.detection.formats import read_dataset
@@ -59,13 +58,8 @@ def with_fresh_block(trained: Bundle, config: DetectTrainConfig, folder: Path) -
 
 def main() -> None:
     """Train every variant with every seed and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path)
+    parser = parser_of(__doc__, list(VARIANTS))
     parser.add_argument("--trained", required=True, help="bundle of a detector of two images")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--set", nargs="*", default=[], metavar="K=V")
-    parser.add_argument("-o", "--output", type=Path, help="rows so far; an earlier run goes on")
     options = parser.parse_args()
 
     def run(changes: Mapping[str, Any]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What ablations share: every variant with every seed, in rounds, resumable; mean and spread."""
 
+import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,17 @@ from typing import Any
 import numpy as np
 
 Scores = Mapping[str, float]
+
+
+def parser_of(doc: str, variants: Sequence[str]) -> argparse.ArgumentParser:
+    """The options that all ablations have."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", choices=variants, default=list(variants))
+    parser.add_argument("--set", nargs="*", default=[], metavar="K=V")
+    parser.add_argument("-o", "--output", type=Path, help="rows so far; an earlier run goes on")
+    return parser
 
 
 def run_rounds(

@@ -56,11 +56,11 @@ def main() -> None:
         path = reader.make(folder)
         (corpus / "good").write_bytes(path.read_bytes())
         with atheris.instrument_imports(include=["rsfuse"]):  # what is imported at first use
-            survives(lambda: reader.read(path))
+            survives(lambda: reader.read(folder))
 
         def once(content: bytes) -> None:
             path.write_bytes(content)
-            survives(lambda: reader.read(path))
+            survives(lambda: reader.read(folder))
 
         options = [f"-{key}" for key in ("timeout=20", "rss_limit_mb=4096", "max_len=8192")]
         arguments = [sys.argv[0], *options, *sys.argv[2:], str(corpus)]

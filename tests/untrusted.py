@@ -36,7 +36,7 @@ class Reader(NamedTuple):
 
     Attributes:
         make: Writes a good file, and what it needs beside it, into an empty folder; the file.
-        read: Reads that file.
+        read: Reads that file, given the folder.
     """
 
     make: Callable[[Path], Path]
@@ -93,12 +93,6 @@ def _given_labels(folder: Path, format: str) -> Path:
     return _text(folder, label, content)
 
 
-def _labels(path: Path, format: str) -> Dataset:
-    """Of the folder of the data set, which holds the file at some depth."""
-    depth = {"hrsc2016": 2, "yolo-obb": 2, "robndbox": 2, "ucas-aod": 2}.get(format, 1)
-    return read_dataset(path.parents[depth - 1], format=format)
-
-
 def _text(folder: Path, name: str, content: str) -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +101,7 @@ def _text(folder: Path, name: str, content: str) -> Path:
 
 
 def _text_reader(name: str, content: str, read: Callable[[Path], object]) -> Reader:
-    return Reader(lambda folder: _text(folder, name, content), read)
+    return Reader(lambda folder: _text(folder, name, content), lambda folder: read(folder / name))
 
 
 def _bundle(folder: Path, name: str) -> Path:
@@ -119,8 +113,8 @@ def _bundle(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _weights(path: Path) -> object:
-    where = path if path.suffix == ".zip" else path.parent
+def _weights(folder: Path, name: str) -> object:
+    where = folder / (name if name.endswith(".zip") else "bundle")
     return load_bundle(where, "detect").state()
 
 
@@ -134,8 +128,8 @@ def _raster(folder: Path) -> Path:
     return path
 
 
-def _corner(path: Path) -> object:
-    with open_raster(path) as source:
+def _corner(folder: Path) -> object:
+    with open_raster(folder / "a.tif") as source:
         h, w = source.shape
         return source.read(Window(0, 0, min(w, 40), min(h, 40)))
 
@@ -164,8 +158,11 @@ AREA = {
 }  # fmt: skip
 
 READERS = {
-    **{f: Reader(partial(_written_labels, format=f), partial(_labels, format=f)) for f in WRITTEN},
-    **{f: Reader(partial(_given_labels, format=f), partial(_labels, format=f)) for f in GIVEN},
+    **{
+        f: Reader(partial(_written_labels, format=f), partial(read_dataset, format=f))
+        for f in WRITTEN
+    },
+    **{f: Reader(partial(_given_labels, format=f), partial(read_dataset, format=f)) for f in GIVEN},
     "area": _text_reader(
         "area.geojson", json.dumps(AREA),
         lambda path: read_features(path, GeoBox((20, 30), Affine(*GRID["transform"]), GRID["crs"])),
@@ -193,7 +190,7 @@ READERS = {
         lambda path: read_stac(str(path), "detect", {"scene": "v"}, {}),
     ),
     **{
-        f"bundle-{kind}": Reader(partial(_bundle, name=name), _weights)
+        f"bundle-{kind}": Reader(partial(_bundle, name=name), partial(_weights, name=name))
         for kind, name in (
             ("card", "bundle.json"), ("weights", "model.safetensors"), ("zip", "a.zip")
         )

@@ -235,13 +235,13 @@ def test_a_pair_training_starts_from_a_detector_of_one_image() -> None:
         torch.testing.assert_close(ours[f"partner_{name}"], single.state_dict()[name])
 
 
-def test_what_is_held_stays_the_detector_of_one_image(scenes: Path, tmp_path: Path) -> None:
+def test_what_is_frozen_stays_the_detector_of_one_image(scenes: Path, tmp_path: Path) -> None:
     alone = {k: v for k, v in SETTINGS.items() if not k.startswith("partner")}
     start = train(DetectTrainConfig(data=str(scenes), **alone), tmp_path / "one").bundle  # type: ignore[arg-type]
     config = DetectTrainConfig(
         data=str(scenes),
         start=str(start.path),
-        hold_single=True,
+        freeze_single=True,
         **SETTINGS,  # type: ignore[arg-type]
     )
     bundle = train(config, tmp_path / "two").bundle
@@ -255,9 +255,9 @@ def test_what_is_held_stays_the_detector_of_one_image(scenes: Path, tmp_path: Pa
     assert pair.pair.added[0].weight.abs().max() > 0
 
 
-def test_nothing_is_held_without_a_start() -> None:
-    with pytest.raises(ValueError, match="hold_single needs"):
-        DetectTrainConfig(data="", partner="thermal", hold_single=True)
+def test_nothing_is_frozen_without_a_start() -> None:
+    with pytest.raises(ValueError, match="freeze_single needs"):
+        DetectTrainConfig(data="", partner="thermal", freeze_single=True)
 
 
 def test_weights_for_other_classes_are_refused() -> None:

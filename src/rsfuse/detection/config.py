@@ -42,8 +42,8 @@ class DetectTrainConfig(TrainSettings):
         partner: The second image of each scene, for example "thermal"; none when empty.
         partner_low: Value of the second image that becomes 0.
         partner_high: Value of it that becomes 1.
-        hold_single: Hold what `start` knows of one image: what is learned is what the second image
-            adds, and without one the detector is that which it started from.
+        freeze_single: Freeze what `start` knows of one image: what is learned is what the second
+            image adds, and without one the detector is that which it started from.
         night: Chance that the first image is dark and noisy.
         fusion: How the second image enters, see `Detector`.
         temporal: See `Detector`.
@@ -80,7 +80,7 @@ class DetectTrainConfig(TrainSettings):
     partner: str = ""
     partner_low: tuple[float, ...] = (0.0,)
     partner_high: tuple[float, ...] = (255.0,)
-    hold_single: bool = False
+    freeze_single: bool = False
     night: float = pydantic.Field(0.0, ge=0, le=1)
     fusion: Fusion = "ca||sca"
     temporal: bool = True
@@ -95,8 +95,8 @@ class DetectTrainConfig(TrainSettings):
             raise ValueError(f"a mosaic of quarters needs an even window, not {self.window}")
         if self.partner and (self.mosaic or self.window % PATCH):
             raise ValueError(f"pairs need mosaic = 0 and a window of whole {PATCH} pixels")
-        if self.hold_single and not (self.partner and self.start):
-            raise ValueError("hold_single needs a partner, and start: a bundle to hold")
+        if self.freeze_single and not (self.partner and self.start):
+            raise ValueError("freeze_single needs a partner, and start: a bundle to freeze")
         return self
 
     @property

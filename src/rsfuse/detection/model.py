@@ -169,7 +169,7 @@ class Detector(nn.Module):
         self.head = Head(width, classes, len(self.strides), depth, heading)
         self.classes = classes
         self.partner_bands = partner_bands
-        self._held: tuple[nn.Module, ...] = ()
+        self._frozen: tuple[nn.Module, ...] = ()
         if partner_bands:
             self.partner_backbone = make_backbone(backbone, partner_bands)
             self.partner_pyramid = FPN(self.partner_backbone.channels[skipped:], width)
@@ -181,17 +181,17 @@ class Detector(nn.Module):
                 keypoint_bias=keypoint_bias,
             )
 
-    def hold_single(self) -> None:
-        """Hold the part for one image as it is: training changes what a second image adds alone."""
-        self._held = (self.backbone, self.pyramid, self.head)
-        for part in self._held:
+    def freeze_single(self) -> None:
+        """Freeze the part for one image: training changes what a second image adds alone."""
+        self._frozen = (self.backbone, self.pyramid, self.head)
+        for part in self._frozen:
             part.requires_grad_(False)
             part.eval()
 
     def train(self, mode: bool = True) -> "Detector":
-        """As in PyTorch; what is held keeps its statistics."""
+        """As in PyTorch; what is frozen keeps its statistics."""
         super().train(mode)
-        for part in self._held:
+        for part in self._frozen:
             part.eval()
         return self
 

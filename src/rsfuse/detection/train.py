@@ -130,8 +130,8 @@ def train(
         load_backbone(model.backbone, _published(Path(config.weights)))
     if config.start:
         start_from(model, load_bundle(config.start, "detect"))
-    if config.hold_single:
-        model.hold_single()
+    if config.freeze_single:
+        model.freeze_single()
     learner = DetectLearner(model, images["train"], images["validation"], classes, config)
     result = fit(learner, config, folder, resume=resume, progress=progress)
     model.cpu()

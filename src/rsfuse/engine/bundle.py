@@ -39,6 +39,12 @@ ITEM_FILE = "item.json"
 ONNX_FILE = "model.onnx"
 BUNDLE_FORMAT = 2
 
+# What reading a damaged, encrypted or foreign zip file raises; encryption is a RuntimeError.
+_ZIP_FAULTS = (
+    OSError, KeyError, ValueError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+
 # Format -> what makes a card of the next one of it: old bundles are read for ever.
 UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda card: {**card, "format": 2},  # 2 added item.json, which nothing here reads
@@ -74,13 +80,6 @@ class InputInfo(Config):
     high: tuple[float, ...] = ()
     clip: bool = False
     gsd_m: float | None = None
-
-
-# What reading a damaged, encrypted or foreign zip file raises; encryption is a RuntimeError.
-_ZIP_FAULTS = (
-    OSError, KeyError, ValueError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error,
-    zipfile.BadZipFile,
-)  # fmt: skip
 
 
 class BundleCard(Config):
