@@ -1,23 +1,31 @@
 """Which parts of CSTF help: the ablation of arXiv 2507.19118, and the baseline that it replaces.
 
-    python benchmarks/cstf_ablation.py configs/match/cstf.toml --seeds 3 --set steps=1000
+    python benchmarks/cstf_ablation.py configs/match/cstf.toml --seeds 3 --set steps=1000 \
+        --kept-out $RSFUSE_DATA/matching/srif $RSFUSE_DATA/matching/s1s2
 
 Every variant is trained on the same data with the same schedule; the seed changes the weights and
-the samples. Printed are mean and spread over the seeds of what the training measures at its end, on
-constructed motions of images, once with the operators of the training and once with some that no
-training saw: the share of anchors found within 2 px, their median error, how well "no match" is
-told (AUROC), and the share of patches that the coarse matching puts right.
+the samples. Measured are the share of anchors found within 2 px, their median error, how well "no
+match" is told (AUROC), and the share of patches that the coarse matching puts right: on registered
+pairs that no training saw, moved by known amounts, and on the images of the training with operators
+that it did not see. Printed are mean and spread over the seeds.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rounds import parser_of, print_table, run_rounds
 from rsfuse.cli.train import settings_of
+from rsfuse.engine.bundle import Bundle
 from rsfuse.engine.config import read_config
-from rsfuse.matching.train import CONFIG, train
+from rsfuse.matching.data import is_held_out, read_pairs
+from rsfuse.matching.model import CstfMatcher
+from rsfuse.matching.operators import same
+from rsfuse.matching.pairs import Stack, stack_of_pair
+from rsfuse.matching.train import CONFIG, MatchLearner, MatchTrainConfig, train
 
 # Name in the table -> what differs from the full model.
 VARIANTS = {
@@ -33,22 +41,53 @@ VARIANTS = {
     "FC head (Siamese)": {"head": "fc"},
 }
 MEASURES = ("within_2px", "median_px", "auroc", "patches")
+KEPT_OUT = ", kept-out pairs"
 UNSEEN = ", unseen operators"
+WINDOWS = 256  # of the kept-out pairs
+MOST = 120  # pairs of a set that they are cut from
 
 
 def main() -> None:
     """Train every variant with every seed and print the table."""
     parser = parser_of(__doc__, list(VARIANTS))
+    parser.add_argument("--kept-out", nargs="+", required=True, metavar="FOLDER")
     options = parser.parse_args()
+    groups = kept_out(options.kept_out)
 
     def run(changes: Mapping[str, Any]) -> dict[str, float]:
         config = read_config(options.config, CONFIG, {**settings_of(options.set), **changes})
         with tempfile.TemporaryDirectory() as folder:
-            return dict(train(config, Path(folder)).scores)
+            outcome = train(config, Path(folder))
+            found = measured(outcome.bundle, config, groups)
+        return {**outcome.scores, **{f"{name}{KEPT_OUT}": value for name, value in found.items()}}
 
     chosen = {name: VARIANTS[name] for name in options.variants}
     done = run_rounds(chosen, options.seeds, run, options.output)
-    print_table(done, options.variants, [f"{m}{kind}" for kind in ("", UNSEEN) for m in MEASURES])
+    print_table(
+        done, options.variants, [f"{m}{kind}" for kind in (KEPT_OUT, UNSEEN) for m in MEASURES]
+    )
+
+
+def kept_out(folders: Sequence[str]) -> list[list[Stack]]:
+    """A group for each modality of each set: all pairs not for training, else every second."""
+    groups: dict[tuple[str, str], list[Stack]] = {}
+    for folder in folders:
+        for number, pair in enumerate(read_pairs(folder, limit=MOST)):
+            if pair.use != "train" or is_held_out(number, 2):
+                groups.setdefault((folder, pair.group), []).append(stack_of_pair(pair))
+    return list(groups.values())
+
+
+def measured(
+    bundle: Bundle, config: MatchTrainConfig, groups: list[list[Stack]]
+) -> Mapping[str, float]:
+    """What the network does on windows of registered pairs, the same ones for every variant."""
+    model = CstfMatcher(**config.arguments)
+    bundle.load_into(model)
+    same_windows = config.model_copy(update={"seed": 0, "validation": WINDOWS})
+    learner = MatchLearner(model.eval(), groups, same_windows)
+    with torch.no_grad():
+        return learner.scores(model, torch.device("cpu"), {"same": same})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Where things are:
 
     rsfuse.match(reference, query)     find the transform between two images  -> MatchResult
+    rsfuse.align(scene, second)        the same near a georeference, in noise -> Alignment
     rsfuse.detect(scene, model)        find oriented objects in a scene       -> Detections
     rsfuse.classify(ms, pan, model, p) map land cover                         -> ClassMap
     rsfuse.open_raster(path)           the one door to raster files           -> RasterSource
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rsfuse.detection.run import detect
     from rsfuse.errors import RsfuseError
     from rsfuse.geo.raster import Raster, open_raster
+    from rsfuse.matching.align import align
     from rsfuse.matching.predict import match
     from rsfuse.matching.results import MatchResult
     from rsfuse.runs import RunRecord
@@ -44,6 +46,7 @@ __all__ = [
     "RsfuseError",
     "RunRecord",
     "__version__",
+    "align",
     "classify",
     "detect",
     "match",
@@ -58,6 +61,7 @@ _HOME = {
     "Raster": "rsfuse.geo.raster",
     "RsfuseError": "rsfuse.errors",
     "RunRecord": "rsfuse.runs",
+    "align": "rsfuse.matching.align",
     "classify": "rsfuse.classification.run",
     "detect": "rsfuse.detection.run",
     "match": "rsfuse.matching.predict",

@@ -140,3 +140,72 @@ def test_an_empty_scene_holds_nothing(tmp_path: Path) -> None:
         out.write(np.zeros((1, 200, 300), np.uint16))
     assert main(["detect", str(path), "-m", MODEL, "-o", str(tmp_path / "a.gpkg"), "-q"]) == 0
     assert RunRecord.load(tmp_path / "a_run").result["objects"] == 0
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    for seed in ("358", "359"):
+        words = ["simulate", "-o", str(folder / seed), "--size", "512", "--gsd", "0.5",
+                 "--modalities", "pan,thermal", "--warp", "none", "--seed", seed, "-q"]  # fmt: skip
+        assert main(words) == 0
+    return folder
+
+
+def with_second(pan: Path, second: Path, target: Path, *more: str) -> int:
+    return main(["detect", str(pan), "-m", "simulated-pairs", "-o", str(target), "--with",
+                 str(second), "--progress", "none", "-q", *more])  # fmt: skip
+
+
+def test_a_second_image_is_brought_into_place(pairs: Path, tmp_path: Path) -> None:
+    pan, thermal = (pairs / "358" / f"{name}.tif" for name in ("pan", "thermal"))
+    shifted = tmp_path / "shifted.tif"
+    with rasterio.open(thermal) as source:
+        profile, pixels = source.profile, source.read()
+    profile["transform"] *= rasterio.Affine.translation(14, -9)  # its file says another place
+    with rasterio.open(shifted, "w", **profile) as target:
+        target.write(pixels)
+    assert with_second(pan, thermal, tmp_path / "right.gpkg", "--align", "georeference") == 0
+    assert with_second(pan, shifted, tmp_path / "found.gpkg") == 0
+    with open_raster(pan) as source:
+        grid = source.geobox
+    right, found = (read_features(tmp_path / f"{n}.gpkg", grid) for n in ("right", "found"))
+    assert len(found) > 5
+    assert abs(len(found) - len(right)) <= 0.2 * len(right)
+    record = RunRecord.load(tmp_path / "found_run")
+    assert record.result["second_image"]["used"]
+    assert record.result["second_image"]["confidence"] > 0.7
+    assert [entry["role"] for entry in record.inputs] == ["scene", "partner"]
+    assert (tmp_path / "found_run" / "previews" / "partner.webp").is_file()
+    assert "Both images were used." in (tmp_path / "found_run" / "report.html").read_text()
+
+
+def test_a_second_image_of_other_ground_is_left_out_and_told(pairs: Path, tmp_path: Path) -> None:
+    pan = pairs / "358" / "pan.tif"
+    assert with_second(pan, pairs / "359" / "thermal.tif", tmp_path / "found.gpkg") == 3
+    record = RunRecord.load(tmp_path / "found_run")
+    assert record.status == "weak"
+    assert record.reasons[0]["code"] == "second_image_left_out"
+    assert not record.result["second_image"]["used"]
+    alone = rsfuse.detect(pan, "simulated-pairs", score=0.3)
+    assert record.result["objects"] == len(alone)
+    assert "The second image was not used" in (tmp_path / "found_run" / "report.html").read_text()
+
+
+def test_a_transform_that_was_found_before_places_the_second_image(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pan, thermal = (pairs / "358" / f"{name}.tif" for name in ("pan", "thermal"))
+    run = tmp_path / "run"
+    assert main(["match", str(pan), str(thermal), "-o", str(run), "-q", "--upright"]) in (0, 3)
+    assert with_second(pan, thermal, tmp_path / "a.gpkg", "--align", f"{run}/transform.json") == 0
+    assert RunRecord.load(tmp_path / "a_run").result["second_image"]["used"]
+    small = tmp_path / "small.tif"
+    with rasterio.open(thermal) as source:
+        profile, pixels = source.profile, source.read()[:, :100, :100]
+    with rasterio.open(small, "w", **{**profile, "width": 100, "height": 100}) as target:
+        target.write(pixels)
+    capsys.readouterr()
+    assert with_second(pan, small, tmp_path / "b.gpkg", "--align", f"{run}/transform.json") == 2
+    assert "512 x 512" in capsys.readouterr().err
+    assert with_second(pan, small, tmp_path / "b.gpkg", "--align", "nowhere.json") == 2

@@ -3,6 +3,7 @@
 import logging
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,9 @@ from rsfuse.cli.output import Counter, emit, progress_reporter
 from rsfuse.errors import InputError, RsfuseError
 
 if TYPE_CHECKING:
+    from rsfuse.detection.predict import ImageDetector
     from rsfuse.detection.results import Detections
+    from rsfuse.detection.run import DetectJob, Placement
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,15 @@ def detect(
             "--with", help="Second image of the scene, for a model of pairs.", metavar="QUERY"
         ),
     ] = None,
+    placed_by: Annotated[
+        str,
+        typer.Option(
+            "--align",
+            help="Where the second image lies: match finds out, georeference believes the files, "
+            "or the transform.json of an rsfuse match.",
+            metavar="HOW",
+        ),
+    ] = "match",
     aoi: Annotated[
         Path | None, typer.Option("--aoi", help="Area of interest: a raster (not 0) or polygons.")
     ] = None,
@@ -94,7 +106,7 @@ def detect(
     reporter = progress_reporter(progress, quiet=quiet)
     from rsfuse.detection.results import FORMATS
     from rsfuse.detection.run import DetectJob, run_folder, run_scene
-    from rsfuse.runs import prepare_output
+    from rsfuse.runs import RunRecord, prepare_output
 
     choice(runtime, RUNTIMES, "--runtime")
     if kind is not None and kind not in FORMATS:
@@ -114,7 +126,7 @@ def detect(
         memory,
         workers,
         partner,
-        runtime,  # type: ignore[arg-type]
+        runtime=runtime,  # type: ignore[arg-type]
     )
     if partner is not None and len(scenes) > 1:
         raise InputError(
@@ -127,7 +139,7 @@ def detect(
         _check_classes(wanted, detector.classes)
     single = len(scenes) == 1 and output.suffix != ""
     suffix = SUFFIXES.get(kind or "", f".{kind or 'gpkg'}")
-    results = []
+    results, code = [], 0
     for scene in scenes:
         target = output if single else output / f"{scene.stem}{suffix}"
         if dry_run:
@@ -154,9 +166,10 @@ def detect(
             for left in ("boxes.jsonl", "boxes.jsonl.tiles.jsonl"):
                 (folder / left).unlink(missing_ok=True)
             prepare_output(folder, resume=overwrite or resume)
+        placed = replace(job, placement=_placement(job, detector, scene, placed_by))
         with Counter(reporter, f"detect {scene.name}") as follow:
             found, folder = run_scene(
-                job,
+                placed,
                 detector,
                 scene,
                 target,
@@ -165,6 +178,7 @@ def detect(
                 progress=follow,
             )
         _page(folder)
+        code = max(code, RunRecord.load(folder).exit_code)
         counts = {name: int((found.labels == k).sum()) for k, name in enumerate(found.classes)}
         results.append(
             {
@@ -176,6 +190,41 @@ def detect(
             }
         )
     emit(results[0] if len(results) == 1 else {"scenes": results}, as_json)
+    if code:
+        raise typer.Exit(code)
+
+
+def _placement(
+    job: "DetectJob", detector: "ImageDetector", scene: Path, how: str
+) -> "Placement | None":
+    """Where the second image of a scene lies, as `--align` asks; None by the georeferences.
+
+    Raises:
+        InputError: The transform is none of rsfuse, or of other images.
+    """
+    second = job.open_partner(detector)
+    if second is None or how == "georeference":
+        return None
+    first = job.open(scene, detector)
+    if how == "match":
+        from rsfuse.matching.align import align
+
+        found = align(first, second)
+        if found.status == "refused":
+            logger.warning("%s is not used: nothing shows the same ground", second.name)
+        return found
+    from rsfuse.detection.run import Stated
+    from rsfuse.matching.output import StoredTransform
+
+    stored = StoredTransform.load(how)
+    for image, grid in ((first, stored.reference), (second, stored.query)):
+        if image.shape != tuple(grid.shape):
+            raise InputError(
+                f"{how} is of an image of {grid.shape[1]} x {grid.shape[0]} pixels",
+                f"{image.name} has {image.shape[1]} x {image.shape[0]}",
+                f"give the transform of rsfuse match {scene} {job.partner}",
+            )
+    return Stated(stored.transform)
 
 
 def detect_one(
@@ -186,8 +235,10 @@ def detect_one(
     from rsfuse.runs import prepare_output
 
     job = DetectJob(model, score, partner=partner)
+    detector = job.detector()
+    job = replace(job, placement=_placement(job, detector, scene, "match"))
     prepare_output(run_folder(target), resume=True)
-    found, folder = run_scene(job, job.detector(), scene, target, command=f"rsfuse detect {scene}")
+    found, folder = run_scene(job, detector, scene, target, command=f"rsfuse detect {scene}")
     _page(folder)
     return found, folder
 

@@ -53,6 +53,10 @@ def match(
     upright: Annotated[
         bool, typer.Option("--upright", help="The query is not turned: faster and safer.")
     ] = False,
+    finest: Annotated[
+        float,
+        typer.Option(min=1, help="Pixels per pixel of the finest lattice: 2 or 4 in noise."),
+    ] = 1.0,
     band_ref: Annotated[
         str | None, typer.Option(help="Bands of the reference to use, such as red,nir or 1,2.")
     ] = None,
@@ -117,6 +121,7 @@ def match(
             upright=upright,
             threads=threads,
             seed=seed,
+            finest=finest,
         )
         reporter.advance()
         command = shlex.join(["rsfuse", *sys.argv[1:]])

@@ -1,5 +1,6 @@
 """`rsfuse.detect`: a scene and a model in, oriented boxes out; and the run folder of it."""
 
+import json
 import logging
 import tempfile
 import time
@@ -7,7 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from rsfuse.detection import output as files_of
 from rsfuse.detection.predict import ImageDetector
@@ -18,9 +21,11 @@ from rsfuse.engine.bundle import Bundle, load_bundle
 from rsfuse.engine.familiar import strange_bands
 from rsfuse.errors import BandError, InputError
 from rsfuse.geo.grid import Points, pixel_mapping
-from rsfuse.geo.picture import describe_input
-from rsfuse.geo.raster import RasterSource, area_of, open_raster
+from rsfuse.geo.picture import describe_input, picture_bands, preview_shape
+from rsfuse.geo.raster import Raster, RasterSource, area_of, open_raster
 from rsfuse.geo.tiles import TilePlan
+from rsfuse.geo.warp import read_mapped
+from rsfuse.ops.geometry2d import Transform
 from rsfuse.runs import RunRecord, remove_run, utc_now
 
 # Channels that a network of the usual width holds per pixel of a tile, in units of one value.
@@ -31,6 +36,37 @@ HALO_PX = 128
 
 
 log = logging.getLogger(__name__)
+
+# Why a run with a second image is weak.
+LEFT_OUT = {
+    "code": "second_image_left_out",
+    "message": "The second image was not used: nothing in it shows that it is of the same ground.",
+    "numbers": {},
+}
+
+
+class Placement(Protocol):
+    """Where a second image lies; what `rsfuse.align` and `rsfuse.match` return is one."""
+
+    @property
+    def status(self) -> str:
+        """`ok`, `weak`, or `refused`: then the second image is left out."""
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability that it lies there."""
+
+    @property
+    def transform(self) -> Transform | None:
+        """Pixels of the scene -> pixels of the second image."""
+
+
+class Stated(NamedTuple):
+    """A placement that the caller answers for."""
+
+    transform: Transform
+    status: str = "ok"
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +84,8 @@ class DetectJob:
         tile: Side of a tile in pixels of the model.
         memory: Most bytes to use; tiles get smaller to stay below.
         workers: Tiles at once.
-        partner: A second image of the scene, for a model that takes two.
+        partner: A second image of the scene, for a model that takes two: what `open_raster` takes.
+        placement: Where it lies; by the georeferences when None.
         runtime: "auto", "torch" or "onnx"; see `load_detector`.
     """
 
@@ -62,7 +99,8 @@ class DetectJob:
     tile: int = 1024
     memory: int | None = None
     workers: int = 1
-    partner: str | Path | None = None
+    partner: Any = None
+    placement: Placement | None = None
     runtime: Runtime = "auto"
 
     @property
@@ -96,17 +134,15 @@ class DetectJob:
             )
         return source
 
-    def open_partner(
-        self, source: RasterSource, detector: ImageDetector
-    ) -> tuple[RasterSource | None, Callable[[Points], Points] | None]:
-        """The second image, and where pixels of the scene lie in it.
+    def open_partner(self, detector: ImageDetector) -> RasterSource | None:
+        """The second image, with as many bands as the model takes; None without one.
 
         Raises:
-            InputError: The model takes one image, or nothing says how the two lie.
+            InputError: The model takes one image.
             BandError: It has another number of bands.
         """
         if self.partner is None:
-            return None, None
+            return None
         if detector.partner is None:
             raise InputError(
                 f"the model {self.bundle.card.name} takes one image",
@@ -120,13 +156,34 @@ class DetectJob:
                 f"the model takes {len(detector.partner.bands)} of its second image",
                 "give an image of the sensor that it was trained with",
             )
+        return partner
+
+    def placed_partner(
+        self, source: RasterSource, detector: ImageDetector
+    ) -> tuple[RasterSource, Callable[[Points], Points] | None] | None:
+        """The second image and where pixels of the scene lie in it (None: at the same place).
+
+        None where there is no second image, or it is left out.
+
+        Raises:
+            InputError: The model takes one image, or nothing says how the two lie.
+            BandError: It has another number of bands.
+        """
+        partner = self.open_partner(detector)
+        if partner is None:
+            return None
+        if self.placement is not None:
+            transform = self.placement.transform
+            if transform is None or self.placement.status == "refused":
+                return None
+            return partner, transform.apply
         if source.is_georeferenced and partner.is_georeferenced:
             return partner, pixel_mapping(source.geobox, partner.geobox)
         if source.shape != partner.shape:
             raise InputError(
                 f"{source.name} and {partner.name} have no common georeference",
-                "two images without one must have the same size",
-                "register them first: rsfuse match SCENE QUERY -o DIR",
+                "two images without one must have the same size, or be matched",
+                "leave out --align, or give placement=rsfuse.align(scene, partner)",
             )
         return partner, None
 
@@ -189,7 +246,8 @@ def find(
     def look(image: Any, valid: Any, partner: Any) -> Found:
         return Found(*detector(image, valid, partner))
 
-    partner, partner_mapping = job.open_partner(source, detector)
+    placed = job.placed_partner(source, detector)
+    partner, mapping = (None, None) if placed is None else placed
     with ExitStack() as stack:
         if spool is None:
             spool = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "boxes.jsonl"
@@ -200,11 +258,11 @@ def find(
             plan=plan,
             lattice=lattice,
             partner=partner,
-            partner_mapping=partner_mapping,
+            partner_mapping=mapping,
             area=None if job.aoi is None else area_of(job.aoi, source),
             nms=detector.nms,
             run_key=f"{job.bundle.card.files} {job.score} {detector.nms} {job.aoi}"
-            + ("" if partner is None else f" {partner.fingerprint}"),
+            + ("" if partner is None else f" {partner.fingerprint} {_where(job.placement)}"),
             workers=job.workers,
             progress=progress,
         )
@@ -218,6 +276,32 @@ def find(
         Path(source.name).stem,
     )
     return result if job.classes is None else result.above(0.0, job.classes)
+
+
+def _where(placement: Placement | None) -> str:
+    """What the boxes depend on, of a placement."""
+    transform = None if placement is None else placement.transform
+    return "" if transform is None else json.dumps(transform.to_dict())
+
+
+def _partner_preview(
+    source: RasterSource, partner: RasterSource, mapping: Callable[[Points], Points] | None
+) -> Raster:
+    """The second image on the pixels of the scene's preview."""
+    shape = preview_shape(source.shape)
+    step = np.array([source.shape[1] / shape[1], source.shape[0] / shape[0]])
+    place = mapping or (lambda points: points)
+    return read_mapped(partner, shape, lambda p: place(p * step), bands=picture_bands(partner))
+
+
+def _second_image(job: DetectJob, used: bool) -> dict[str, Any]:
+    """What the record says of the second image."""
+    told: dict[str, Any] = {"used": used}
+    if job.placement is not None:
+        told["confidence"] = job.placement.confidence
+        if used and job.placement.transform is not None:
+            told["transform"] = job.placement.transform.model
+    return told
 
 
 def run_scene(
@@ -258,16 +342,24 @@ def run_scene(
     found.save(target, kind)
     colors = [item.color for item in job.bundle.card.classes]
     numbers = files_of.class_numbers(found, colors)
-    previews = files_of.write_previews(folder, source, found, colors)
+    placed = job.placed_partner(source, detector)
+    previews = files_of.write_previews(
+        folder, source, found, colors, placed and _partner_preview(source, *placed)
+    )
     clear_spool(spool)
     lattice, plan = job.plan(source, detector)
     seconds = time.monotonic() - started
+    inputs = [describe_input("scene", source)]
+    if placed is not None:
+        inputs.append(describe_input("partner", placed[0]))
+    left_out = job.partner is not None and placed is None
+    second = {} if job.partner is None else {"second_image": _second_image(job, not left_out)}
     RunRecord(
         task="detect",
         command=command,
         started=utc_now(),
         seconds=round(seconds, 3),
-        inputs=(describe_input("scene", source),),
+        inputs=tuple(inputs),
         parameters={
             "model": job.bundle.card.name,
             "score": job.score,
@@ -277,8 +369,9 @@ def run_scene(
             "aoi": None if job.aoi is None else str(job.aoi),
             "with": None if job.partner is None else str(job.partner),
         },
-        status="ok",
-        result={"objects": len(found), "classes": numbers},
+        status="weak" if left_out else "ok",
+        reasons=(LEFT_OUT,) if left_out else (),
+        result={"objects": len(found), "classes": numbers, **second},
         diagnostics={
             "megapixels_per_second": round(
                 lattice.shape[0] * lattice.shape[1] / 1e6 / max(looked, 1e-9), 3

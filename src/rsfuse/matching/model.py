@@ -276,17 +276,26 @@ class VectorHead(nn.Module):
 
     def maps(self, own: Described, other: Described, anchors: Tensor, radius: int) -> Maps:
         """The cosines as one map (B, A, 1, S, S)."""
-        side, half = 2 * radius + 1, TEMPLATES[-1] * CELL // 2
-        here = self.describe(self._templates(own.features, anchors * CELL, half))
-        here = F.normalize(here, dim=-1)
-        rows = []
-        for dy in range(-radius, radius + 1):
-            for dx in range(-radius, radius + 1):
-                moved = anchors * CELL + torch.tensor([dx, dy], device=anchors.device)
-                there = self.describe(self._templates(other.features, moved, half))
-                rows.append((here * F.normalize(there, dim=-1)).sum(dim=-1))
-        scores = torch.stack(rows, dim=-1).reshape(*anchors.shape[:2], 1, side, side)
+        side = 2 * radius + 1
+        step = torch.arange(-radius, radius + 1, device=anchors.device)
+        shifts = torch.stack(torch.meshgrid(step, step, indexing="xy"), -1).reshape(-1, 2)
+        centres = anchors * CELL
+        here = self._at(self.vectors(own.features), centres[:, :, None])
+        there = self._at(self.vectors(other.features), centres[:, :, None] + shifts)
+        scores = (here * there).sum(dim=-1).reshape(*anchors.shape[:2], 1, side, side)
         return Maps(scores, _known(own, other, anchors))
+
+    def vectors(self, features: Tensor) -> Tensor:
+        """(B, V, H + 1, W + 1) unit vector of the template around every pixel corner.
+
+        A fully connected layer at every place is a convolution, here over means of blocks.
+        """
+        count = TEMPLATES[-1]
+        half = count * CELL // 2
+        means = F.avg_pool2d(F.pad(features, (half, half, half, half)), CELL, stride=1)
+        weight = self.describe.weight.reshape(-1, count, count, features.shape[1])
+        found = F.conv2d(means, weight.permute(0, 3, 1, 2), self.describe.bias, dilation=CELL)
+        return F.normalize(found, dim=1)
 
     def forward(self, scores: Tensor) -> Tensor:
         """(B, A, 1, S, S) to (B, A, S * S + 1)."""
@@ -295,17 +304,12 @@ class VectorHead(nn.Module):
         return torch.cat([flat, self.no_match(flat)], dim=1).reshape(*logits.shape[:2], -1)
 
     @staticmethod
-    def _templates(features: Tensor, xy: Tensor, half: int) -> Tensor:
-        """(B, A, C * T * T) of templates averaged over blocks."""
-        pooled = F.avg_pool2d(F.pad(features, (half, half, half, half)), CELL, stride=1)
-        steps = torch.arange(TEMPLATES[-1], device=xy.device) * CELL
-        limit = torch.tensor(pooled.shape[-2:][::-1], device=xy.device) - 2 * half
+    def _at(vectors: Tensor, xy: Tensor) -> Tensor:
+        """(B, A, N, V) vectors at (B, A, N, 2) corners; those of the border beyond it."""
+        limit = torch.tensor(vectors.shape[-2:][::-1], device=xy.device) - CELL
         x, y = torch.minimum(xy.clamp(min=0), limit).unbind(-1)
-        rows = y[:, :, None, None] + steps[:, None]
-        columns = x[:, :, None, None] + steps[None, :]
-        batch = torch.arange(len(features), device=xy.device)[:, None, None, None]
-        taken = pooled.permute(0, 2, 3, 1)[batch, rows, columns]
-        return taken.flatten(2)
+        batch = torch.arange(len(vectors), device=xy.device)[:, None, None]
+        return vectors.permute(0, 2, 3, 1)[batch, y, x]
 
 
 def correlation_maps(own: Described, other: Described, anchors: Tensor, radius: int) -> Maps:

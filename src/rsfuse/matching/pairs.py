@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,6 +26,9 @@ from rsfuse.matching.model import CELL
 from rsfuse.matching.operators import OPERATORS, Operator, degraded, stretched
 from rsfuse.matching.structure import LONG_TAIL
 from rsfuse.ops.geometry2d import apply_matrix
+
+if TYPE_CHECKING:
+    from rsfuse.matching.data import MatchPair
 
 log = logging.getLogger(__name__)
 
@@ -307,23 +310,42 @@ def load_groups(sources: Sources) -> list[list[Stack]]:
 def _pair_stacks(folder: str, held_out: int) -> list[Stack]:
     from rsfuse.matching.data import is_held_out, read_pairs
 
-    stacks = []
-    for number, pair in enumerate(p for p in read_pairs(folder) if p.use == "train"):
-        linear = pair.truth[:2, :2]
-        if is_held_out(number, held_out) or np.abs(linear - np.eye(2)).max() > 1e-6:
-            continue
-        shift = pair.truth[:2, 2]
-        if pair.residual_px is not None:
-            shift = shift + pair.residual_px
-        layers = tuple(_to_bytes(image) for image in (pair.read_reference(), pair.read_query()))
-        stacks.append(Stack(layers, ((0.0, 0.0), (float(shift[0]), float(shift[1])))))
+    pairs = [p for p in read_pairs(folder) if p.use == "train"]
+    stacks = [stack_of_pair(pair) for k, pair in enumerate(pairs) if not is_held_out(k, held_out)]
     if not stacks:
         raise InputError(
             f"{folder} holds no pair to train on",
-            'entries with "use": "train" on one grid are needed',
+            'entries with "use": "train" are needed',
             "see rsfuse.matching.data",
         )
     return stacks
+
+
+def stack_of_pair(pair: MatchPair) -> Stack:
+    """Reference and query of a registered pair, the residual of its truth taken into account.
+
+    A query on another grid is brought onto that of the reference, and both are cut to the largest
+    square that the query covers.
+    """
+    shift = np.zeros(2) if pair.residual_px is None else np.asarray(pair.residual_px)
+    reference, query = (_to_bytes(image) for image in (pair.read_reference(), pair.read_query()))
+    if np.abs(pair.truth[:2, :2] - np.eye(2)).max() <= 1e-6:
+        x, y = pair.truth[:2, 2] + shift
+        return Stack((reference, query), ((0.0, 0.0), (float(x), float(y))))
+    to_query = np.array(pair.truth)
+    to_query[:2, 2] += shift
+    h, w = reference.shape[1:]
+    grid = pixel_centres((h, w)).reshape(-1, 2)
+    at = apply_matrix(to_query, grid).reshape(h, w, 2).astype(np.float32) - 0.5
+    limit = np.array(query.shape[:0:-1]) - 1
+    covered = ((at >= 0) & (at <= limit)).all(axis=-1)
+    placed = [cv2.remap(b, at[..., 0], at[..., 1], cv2.INTER_LINEAR) for b in query]
+    reach = cv2.distanceTransform(np.pad(covered, 1).astype(np.uint8), cv2.DIST_C, 3)[1:-1, 1:-1]
+    row, column = np.unravel_index(int(reach.argmax()), reach.shape)
+    half = int(reach.max()) - 1
+    square = np.s_[row - half : row + half + 1, column - half : column + half + 1]
+    layers = tuple(np.stack([b[square] for b in bands]) for bands in (reference, placed))
+    return Stack(layers, ((0.0, 0.0), (0.0, 0.0)))
 
 
 def _image_stacks(patterns: str, most: int, seed: int) -> list[Stack]:

@@ -68,6 +68,7 @@ class Options(NamedTuple):
         prior: (3, 3) first guess, reference pixels -> query pixels.
         threads: For the global search.
         seed: Of the random hypotheses.
+        finest: Reference pixels per pixel of the finest lattice.
     """
 
     model: str = "auto"
@@ -78,6 +79,7 @@ class Options(NamedTuple):
     prior: FloatArray | None = None
     threads: int = 1
     seed: int = 0
+    finest: float = 1.0
 
 
 def match(
@@ -96,6 +98,7 @@ def match(
     mask_query: Any = None,
     threads: int | None = None,
     seed: int = 0,
+    finest: float = 1.0,
 ) -> MatchResult:
     """Find where the query lies on the reference.
 
@@ -118,10 +121,12 @@ def match(
         mask_query: The same for the query.
         threads: Threads for the search; all cores by default.
         seed: Seed of the random hypotheses: the same input gives the same answer.
+        finest: Reference pixels per pixel of the finest lattice, at least 1. Noise averages out on
+            a coarser one, and so does detail.
 
     Raises:
         RasterError, BandError, GridError: An input is unusable.
-        ConfigError: Unknown model or method.
+        ConfigError: Unknown model or method, or a lattice finer than the pixels.
         InputError: The weights are not those of a CSTF matcher.
     """
     from rsfuse.geo.raster import RasterSource, open_raster
@@ -137,6 +142,12 @@ def match(
             f"there is no method {method!r}",
             f"The methods are {', '.join(METHODS)}.",
             "Leave the method out.",
+        )
+    if not finest >= 1.0:
+        raise ConfigError(
+            f"the finest lattice has {finest} reference pixels per pixel",
+            "It is at least 1: the pixels of the reference themselves.",
+            "Use 2 or 4 for noisy images, or leave it out.",
         )
     sources = []
     for given, bands, mask in (
@@ -157,6 +168,7 @@ def match(
         None if prior is None else np.asarray(prior, np.float64).reshape(3, 3),
         threads or os.cpu_count() or 1,
         seed,
+        finest,
     )
     return match_sources(sources[0], sources[1], options)
 
@@ -172,6 +184,7 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
         "max_shift_px": options.max_shift_px,
         "upright": options.upright,
         "seed": options.seed,
+        "finest": options.finest,
     }
 
     def refuse(*reasons: Reason, confidence: float = 0.0, **diagnostics: Any) -> MatchResult:
@@ -388,11 +401,11 @@ def refine(
     rng: np.random.Generator,
     stages: Stages,
 ) -> tuple[TiePointRows, Fit | None, float]:
-    """From the verified placement to full resolution; rows, fit (placed pixels) and agreement."""
+    """From the verified placement to the finest lattice; rows, fit (placed pixels), agreement."""
     h, w = pair.shape0
     rect = _overlap(pair, matrix)
     scale = _query_scale(Transform("affine", _affine_of(pair, matrix)), pair.shape0)
-    finest = max(1.0, 1.0 / scale)
+    finest = max(options.finest, 1.0 / scale)
     factor = max(1.0, max(h, w) / pipeline.VERIFY_SIDE_PX)
     factors = []
     while factor > finest * 1.01:

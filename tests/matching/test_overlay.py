@@ -1,0 +1,73 @@
+"""One placement judged by whole images, and polished by them."""
+
+import cv2
+import numpy as np
+import pytest
+
+from rsfuse.geo.raster import open_raster
+from rsfuse.matching.overlay import Views, polished, presence, standing_out, views
+from rsfuse.matching.predict import Options, pair_reader
+from rsfuse.ops.geometry2d import apply_matrix
+
+SIDE = 240
+
+
+def ground(seed: int) -> np.ndarray:
+    """Overlapping boxes in random directions, (H, W)."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((SIDE, SIDE), np.float32)
+    for _ in range(60):
+        corner, size = rng.integers(0, SIDE, 2), rng.integers(12, 70, 2)
+        angle = float(rng.uniform(0, 90))
+        box = cv2.boxPoints((tuple(map(float, corner)), tuple(map(float, size)), angle))
+        cv2.fillPoly(image, [box.astype(np.int32)], float(rng.uniform(0.1, 1.0)))
+    return cv2.GaussianBlur(image, (0, 0), 1.0)
+
+
+def seen(first: np.ndarray, second: np.ndarray) -> list[Views]:
+    pair, _, _ = pair_reader(open_raster(first), open_raster(second), Options())
+    assert pair is not None
+    return views(pair, pair.base)
+
+
+def test_the_same_ground_stands_out_and_strangers_do_not() -> None:
+    noise = np.random.default_rng(0)
+    for seed in range(4):
+        image = ground(seed)
+        other = 1 - image**2 + 0.1 * noise.normal(size=image.shape).astype(np.float32)
+        assert presence(standing_out(seen(image, other))) > 0.9
+        assert presence(standing_out(seen(image, ground(seed + 10)))) < 0.5
+
+
+def test_a_shift_beyond_two_pixels_does_not_count_as_in_place() -> None:
+    image = ground(1)
+    at_home, away = (standing_out(seen(image, np.roll(image, s, 1))) for s in (0, 9))
+    assert at_home > away + 2
+
+
+@pytest.mark.parametrize(
+    ("turn_deg", "scale", "shift"), [(0.6, 1.0, (2.0, -1.5)), (0, 1.01, (0, 2))]
+)
+def test_a_small_turn_scale_and_shift_is_found(
+    turn_deg: float, scale: float, shift: tuple[float, float]
+) -> None:
+    image = ground(2)
+    truth = np.eye(3)
+    truth[:2] = cv2.getRotationMatrix2D((SIDE / 2, SIDE / 2), turn_deg, scale)
+    truth[:2, 2] += shift
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    centred = np.linalg.inv(half) @ truth @ half
+    moved = cv2.warpAffine(image, centred[:2], (SIDE, SIDE), borderMode=cv2.BORDER_REFLECT)
+    found = polished(seen(image, moved), (SIDE, SIDE))
+    points = np.random.default_rng(3).uniform(20, SIDE - 20, (20, 2))
+    gap = np.hypot(*(apply_matrix(found, points) - apply_matrix(truth, points)).T)
+    before = np.hypot(*(points - apply_matrix(truth, points)).T)
+    assert gap.max() < 1.5
+    assert gap.mean() < 0.4 * before.mean()
+
+
+def test_nothing_is_said_of_flat_or_tiny_images() -> None:
+    flat = np.zeros((SIDE, SIDE), np.float32)
+    assert standing_out(seen(flat, flat)) == 0
+    assert seen(flat[:40, :40], flat[:40, :40]) == []
+    assert standing_out([]) == 0
