@@ -101,7 +101,8 @@ def detect(
     """Find the objects of SCENES and write their oriented boxes.
 
     Beside the boxes of a scene comes a folder named after the file, with pictures, report.html and
-    run.json. A scene with a CRS is looked at with the ground sampling distance of the model.
+    run.json. A scene with a CRS is looked at with the ground sampling distance of the model. The
+    exit code is 3 when a second image was left out, because nothing shows that it is of the scene.
     """
     reporter = progress_reporter(progress, quiet=quiet)
     from rsfuse.detection.results import FORMATS
@@ -162,11 +163,11 @@ def detect(
         if target.exists() and not overwrite:
             raise InputError(f"{target} exists", "nothing is replaced unasked", "add --overwrite")
         folder = run_folder(target)
+        placed = replace(job, placement=_placement(job, detector, scene, placed_by))
         if not (resume and (folder / "boxes.jsonl").exists()):
             for left in ("boxes.jsonl", "boxes.jsonl.tiles.jsonl"):
                 (folder / left).unlink(missing_ok=True)
             prepare_output(folder, resume=overwrite or resume)
-        placed = replace(job, placement=_placement(job, detector, scene, placed_by))
         with Counter(reporter, f"detect {scene.name}") as follow:
             found, folder = run_scene(
                 placed,

@@ -18,6 +18,7 @@ from rsfuse.matching.robust import Fit, consensus, fit_transform, neighbours_agr
 from rsfuse.matching.trust import (
     FEW_TIE_POINTS,
     OK_CONFIDENCE,
+    SCATTER_SHARE,
     SHARED_PX,
     WEAK_CONFIDENCE,
     Evidence,
@@ -303,7 +304,7 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
             method=measurer.name,
         ),
         score=rows.measured.score,
-        sigma_px=np.hypot(fit.scale, SHARED_PX)
+        sigma_px=np.hypot(SCATTER_SHARE * fit.scale, SHARED_PX)
         * query_per_lattice
         / rows.factor
         * np.ones(len(kept)),

@@ -33,10 +33,12 @@ OK_CONFIDENCE = 0.7
 WEAK_CONFIDENCE = 0.1
 FEW_TIE_POINTS = 12
 
-# What the tie points of a pair are off by together, so that their spread does not show it: relief,
-# how sensors see edges, and the error of the truth itself. Standard deviation in pixels; with it
-# the 90 % ellipses hold 90 % of the tie points of the development pairs (docs/results.md).
-SHARED_PX = 0.70
+# The standard deviation of a tie point: so much of the scatter of its pair, and beside it what the
+# tie points of a pair are off by together, so that their scatter does not show it: relief, how
+# sensors see edges, and the error of the truth itself, in pixels. With both the 90 % ellipses hold
+# 90 % of the right tie points of the development pairs (docs/results.md).
+SCATTER_SHARE = 0.8
+SHARED_PX = 0.85
 
 
 class Evidence(NamedTuple):

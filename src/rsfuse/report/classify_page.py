@@ -121,7 +121,7 @@ def _tiles(record: RunRecord) -> tuple[Tile, ...]:
         tiles.append(Tile("Mean F1", wording.percent(accuracy.get("mean_f1"))))
     speed = record.diagnostics.get("megapixels_per_second")
     if speed is not None:
-        tiles.append(Tile("Speed", f"{wording.number(speed)} Mpx/s", "map pixels, whole loop"))
+        tiles.append(Tile("Speed, Mpx/s", wording.number(speed), "map pixels, whole loop"))
     return tuple(tiles)
 
 

@@ -95,7 +95,7 @@ def _tiles(record: RunRecord) -> tuple[Tile, ...]:
             tiles.append(Tile(str(entry["name"]), wording.count(entry["objects"]), detail))
     speed = record.diagnostics.get("megapixels_per_second")
     if speed is not None:
-        tiles.append(Tile("Speed", f"{wording.number(speed)} Mpx/s", "the whole scene loop"))
+        tiles.append(Tile("Speed, Mpx/s", wording.number(speed), "the whole scene loop"))
     return tuple(tiles)
 
 
