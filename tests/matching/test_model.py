@@ -5,15 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from rsfuse.engine.seeds import seeded
 from rsfuse.matching.inputs import network_channels
 from rsfuse.matching.learned import CstfMeasurer, corners_near, displacements_of
 from rsfuse.matching.model import (
     CELL,
+    TEMPLATES,
     CstfMatcher,
     NoMatch,
     PositionHead,
+    VectorHead,
     at_corners,
     box_sums,
     expected_position,
@@ -113,6 +116,19 @@ def test_every_variant_gives_logits_for_positions_and_no_match(fusion, head) -> 
     assert said.coarse[0].shape == (2, 24, 25)
     said.logits.sum().backward()
     assert model.encoder.last.weight.grad.isfinite().all()
+
+
+def test_a_fully_connected_layer_at_every_place_is_a_convolution() -> None:
+    head = VectorHead(3, width=5)
+    features, side = torch.randn(1, 3, 40, 48), TEMPLATES[-1] * CELL
+    found = head.vectors(features)
+    assert found.shape == (1, 5, 41, 49)
+    padded = F.pad(features, (side // 2,) * 4)
+    for x, y in ((0, 0), (13, 7), (40, 21)):
+        template = padded[:, :, y : y + side, x : x + side]
+        means = F.avg_pool2d(template, CELL)[0].permute(1, 2, 0).reshape(-1)
+        expected = F.normalize(head.describe(means), dim=0)
+        torch.testing.assert_close(found[0, :, y, x], expected)
 
 
 def test_flat_maps_cost_the_logarithm_of_the_number_of_positions() -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from rsfuse.errors import InputError
 from rsfuse.geo.write import write_cog
-from rsfuse.matching.data import is_held_out
+from rsfuse.matching.data import is_held_out, read_pairs
 from rsfuse.matching.model import CELL
 from rsfuse.matching.operators import HELD_OUT, OPERATORS, degraded
-from rsfuse.matching.pairs import Motions, Sources, Stack, draw_sample, load_groups
+from rsfuse.matching.pairs import Motions, Sources, Stack, draw_sample, load_groups, stack_of_pair
 
 SIZE = 128
 PLAIN = Motions(far=0, unrelated=0, holes=0, zoom=(1.0, 1.0))
@@ -138,6 +138,25 @@ def test_sources(tmp_path: Path) -> None:
 def test_empty_sources_are_refused(sources: Sources, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_groups(sources)
+
+
+def test_a_turned_query_is_brought_onto_the_reference(tmp_path: Path) -> None:
+    image = ground(3, 220)
+    turn = cv2.getRotationMatrix2D((110, 110), 25, 1.0)  # between corners
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    centred = np.linalg.inv(half) @ np.vstack([turn, [0, 0, 1]]) @ half
+    query = cv2.warpAffine(image[0], centred[:2], (220, 220))[None]
+    for name, pixels in (("a", image), ("b", query)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), pixels[0])
+    entry = {"pair": "1", "category": "x", "image1": "a.png", "image2": "b.png",
+             "affine_1to2": turn.tolist(), "modality": ["optical", "sar"]}  # fmt: skip
+    (tmp_path / "index.json").write_text(json.dumps([entry]))
+    found = stack_of_pair(read_pairs(tmp_path)[0])
+    first, second = (layer[0].astype(float) for layer in found.layers)
+    assert first.shape == second.shape
+    assert min(first.shape) > 150  # the largest square inside a turned one
+    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.98
+    assert found.shifts == ((0.0, 0.0), (0.0, 0.0))
 
 
 def test_files_of_a_stack_lie_on_one_grid(tmp_path: Path) -> None:
