@@ -9,6 +9,7 @@ import rsfuse
 # What a user may import. A name leaves it only with an entry under "Removed" in CHANGELOG.md.
 PUBLIC = {
     "rsfuse": {
+        "Alignment",
         "ClassMap",
         "Detections",
         "MatchResult",
@@ -16,6 +17,7 @@ PUBLIC = {
         "RsfuseError",
         "RunRecord",
         "__version__",
+        "align",
         "classify",
         "detect",
         "match",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rsfuse.detection.run import detect
     from rsfuse.errors import RsfuseError
     from rsfuse.geo.raster import Raster, open_raster
-    from rsfuse.matching.align import align
+    from rsfuse.matching.align import Alignment, align
     from rsfuse.matching.predict import match
     from rsfuse.matching.results import MatchResult
     from rsfuse.runs import RunRecord
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alignment",
     "ClassMap",
     "Detections",
     "MatchResult",
@@ -55,6 +56,7 @@ __all__ = [
 
 # Public name -> the module that defines it.
 _HOME = {
+    "Alignment": "rsfuse.matching.align",
     "ClassMap": "rsfuse.classification.results",
     "Detections": "rsfuse.detection.results",
     "MatchResult": "rsfuse.matching.results",
