@@ -43,7 +43,11 @@ def main() -> None:
         if not (folder / "scene.json").is_file():
             words = ["simulate", "-o", folder, "--size", options.size, "--seed", options.seed,
                      "--modalities", ",".join(("pan", *QUERIES)), "--warp", warp, "-q"]  # fmt: skip
-            subprocess.run([sys.executable, "-m", "rsfuse", *map(str, words)], check=True)
+            subprocess.run(
+                [sys.executable, "-m", "rsfuse", *map(str, words)],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
         cells = []
         for query in QUERIES:
             result = match(folder / "pan.tif", folder / f"{query}.tif", threads=1)
