@@ -7,7 +7,8 @@ Every variant is trained on the same data with the same schedule; the seed chang
 the samples. Measured are the share of anchors found within 2 px, their median error, how well "no
 match" is told (AUROC), and the share of patches that the coarse matching puts right: on registered
 pairs that no training saw, moved by known amounts, and on the images of the training with operators
-that it did not see. Printed are mean and spread over the seeds.
+that it did not see. Printed are mean and spread over the seeds; before them, to compare with, an
+untrained network, which sees structure channels alone, and the shipped one.
 """
 
 import tempfile
@@ -19,7 +20,7 @@ import torch
 
 from rounds import parser_of, print_table, run_rounds
 from rsfuse.cli.train import settings_of
-from rsfuse.engine.bundle import Bundle
+from rsfuse.engine.bundle import Bundle, load_bundle
 from rsfuse.engine.config import read_config
 from rsfuse.matching.data import is_held_out, read_pairs
 from rsfuse.matching.model import CstfMatcher
@@ -61,6 +62,10 @@ def main() -> None:
             found = measured(outcome.bundle, config, groups)
         return {**outcome.scores, **{f"{name}{KEPT_OUT}": value for name, value in found.items()}}
 
+    config = read_config(options.config, CONFIG, settings_of(options.set))
+    for name in (None, "cstf"):
+        found = measured(None if name is None else load_bundle(name, "match"), config, groups)
+        print(name or "untrained", {k: round(v, 3) for k, v in found.items()}, flush=True)
     chosen = {name: VARIANTS[name] for name in options.variants}
     done = run_rounds(chosen, options.seeds, run, options.output)
     print_table(
@@ -79,11 +84,12 @@ def kept_out(folders: Sequence[str]) -> list[list[Stack]]:
 
 
 def measured(
-    bundle: Bundle, config: MatchTrainConfig, groups: list[list[Stack]]
+    bundle: Bundle | None, config: MatchTrainConfig, groups: list[list[Stack]]
 ) -> Mapping[str, float]:
-    """What the network does on windows of registered pairs, the same ones for every variant."""
+    """What a network does on windows of registered pairs, the same ones for every variant."""
     model = CstfMatcher(**config.arguments)
-    bundle.load_into(model)
+    if bundle is not None:
+        bundle.load_into(model)
     same_windows = config.model_copy(update={"seed": 0, "validation": WINDOWS})
     learner = MatchLearner(model.eval(), groups, same_windows)
     with torch.no_grad():
