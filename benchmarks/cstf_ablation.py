@@ -22,6 +22,7 @@ from rounds import parser_of, print_table, run_rounds
 from rsfuse.cli.train import settings_of
 from rsfuse.engine.bundle import Bundle, load_bundle
 from rsfuse.engine.config import read_config
+from rsfuse.engine.seeds import seeded
 from rsfuse.matching.data import is_held_out, read_pairs
 from rsfuse.matching.model import CstfMatcher
 from rsfuse.matching.operators import same
@@ -87,7 +88,8 @@ def measured(
     bundle: Bundle | None, config: MatchTrainConfig, groups: list[list[Stack]]
 ) -> Mapping[str, float]:
     """What a network does on windows of registered pairs, the same ones for every variant."""
-    model = CstfMatcher(**config.arguments)
+    with seeded(0):
+        model = CstfMatcher(**config.arguments)
     if bundle is not None:
         bundle.load_into(model)
     same_windows = config.model_copy(update={"seed": 0, "validation": WINDOWS})
