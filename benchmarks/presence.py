@@ -3,9 +3,9 @@ r"""Whether whole images tell that they lie on each other: true pairs beside str
     python benchmarks/presence.py $RSFUSE_DATA/matching/srif $RSFUSE_DATA/matching/s1s2 \
         --scenes runs/pairs
 
-Every registered pair of the sets, placed by its truth, and two strangers of its kind; simulated
-scenes by day and by night, with three. Printed are quantiles of `standing_out` and, fitted to all
-with both kinds counting alike, the weights of `overlay.PRESENCE_WEIGHTS` and what they tell.
+Every registered pair of the sets, placed by its truth, and two strangers of its kind; the same of
+simulated scenes by day and by night. Printed are quantiles of `standing_out` and, fitted to all
+with both kinds counting alike, the weights of `trust.PRESENCE_WEIGHTS` and what they tell.
 """
 
 import argparse

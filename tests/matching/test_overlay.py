@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from rsfuse.geo.raster import open_raster
-from rsfuse.matching.overlay import Views, polished, presence, standing_out, views
+from rsfuse.matching.overlay import Views, polished, standing_out, views
 from rsfuse.matching.predict import Options, pair_reader
+from rsfuse.matching.trust import presence
 from rsfuse.ops.geometry2d import apply_matrix
 
 SIDE = 240

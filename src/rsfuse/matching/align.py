@@ -6,11 +6,11 @@ import numpy as np
 
 from rsfuse.errors import ConfigError
 from rsfuse.geo.raster import RasterSource, open_raster
-from rsfuse.matching.overlay import polished, presence, standing_out, views
+from rsfuse.matching.overlay import polished, standing_out, views
 from rsfuse.matching.pipeline import PairReader
 from rsfuse.matching.predict import Options, compose, match, pair_reader
 from rsfuse.matching.results import MatchResult
-from rsfuse.matching.trust import OK_CONFIDENCE, Status
+from rsfuse.matching.trust import OK_CONFIDENCE, Status, presence
 from rsfuse.ops.geometry2d import Transform
 
 NEAR_PX = 64.0

@@ -25,10 +25,6 @@ WINDOW_PX = 768  # side of a window, pixels of the lattice
 ACROSS = 3  # windows along a side, at most
 REACH_PX = 64  # the null distribution: shifts up to here, reference pixels
 SMALLEST_PX = 48  # a window below this tells nothing
-# Probability that two images placed by what their files say show the same ground there, from
-# `standing_out`; by benchmarks/presence.py on SRIF, s1s2 and simulated scenes by day and night: 255
-# of 261 true pairs and 5 of 522 strangers are beyond even odds.
-PRESENCE_WEIGHTS = (-7.902, 2.447)
 
 
 class Views(NamedTuple):
@@ -69,12 +65,6 @@ def views(pair: PairReader, mapping: Points) -> list[Views]:
 
 def _through(mapping: Points, corner: FloatArray, step: FloatArray) -> Points:
     return lambda points: mapping(points * step + corner)
-
-
-def presence(standing: float) -> float:
-    """Probability that both images show the same ground where their files say, see above."""
-    level, slope = PRESENCE_WEIGHTS
-    return float(1.0 / (1.0 + np.exp(-(level + slope * standing))))
 
 
 def standing_out(seen: list[Views]) -> float:
