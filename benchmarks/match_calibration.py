@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 # Pairs of "strangers" that show the same ground all the same: the protocol draws them by number.
-SAME_GROUND = {"srif/Optical-Infrared/151#unrelated"}
+SAME_GROUND = {"srif/Optical-Infrared/151#unrelated", "srif/Nighttime/35#unrelated"}
 
 
 def features_of(case, method="classic", weights=None):
@@ -64,7 +64,6 @@ def features_of(case, method="classic", weights=None):
         "kind": case.kind,
         "right": right,
         "grid_error_px": record["grid_error_px"],
-        "features": trust.pair_features(evidence).tolist(),
         "evidence": evidence._asdict(),
         "ties": ties,
     }
@@ -135,7 +134,7 @@ def main():
         with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
             rows = [row for row in pool.map(work, cases, chunksize=1) if row is not None]
     outcome = np.array([r["right"] for r in rows], float)
-    features = np.array([r["features"] for r in rows])
+    features = np.array([trust.pair_features(trust.Evidence(**r["evidence"])) for r in rows])
     pair_weights = logistic_fit(features, outcome)
     ties = np.array([t for r in rows for t in r["ties"]])
     tie_weights = logistic_fit(ties[:, :-1], ties[:, -1])

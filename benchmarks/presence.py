@@ -25,6 +25,8 @@ from rsfuse.matching.pairs import stack_of_pair
 from rsfuse.matching.predict import Options, pair_reader
 
 STRANGERS = 2
+# Pairs of one optical image: their strangers are none.
+SAME_GROUND = {"s1s2/Sentinel-2 / Sentinel-1 VH/130", "s1s2/Sentinel-2 / Sentinel-1 VH/142"}
 
 
 def stands(first, second) -> float:
@@ -81,6 +83,7 @@ def main() -> None:
             )
             for k, (name, first, _) in enumerate(pairs)
             for n in range(1, STRANGERS + 1)
+            if not {name, pairs[(k + n) % len(pairs)][0]} <= SAME_GROUND
         }
         values += [*own, *others.values()]
         truth += [True] * len(own) + [False] * len(others)

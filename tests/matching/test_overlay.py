@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rsfuse.geo.raster import open_raster
-from rsfuse.matching.overlay import Views, polished, standing_out, views
+from rsfuse.matching.overlay import View, polished, standing_out, views
 from rsfuse.matching.predict import Options, pair_reader
 from rsfuse.matching.trust import presence
 from rsfuse.ops.geometry2d import apply_matrix
@@ -25,7 +25,7 @@ def ground(seed: int) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), 1.0)
 
 
-def seen(first: np.ndarray, second: np.ndarray) -> list[Views]:
+def seen(first: np.ndarray, second: np.ndarray) -> list[View]:
     pair, _, _ = pair_reader(open_raster(first), open_raster(second), Options())
     assert pair is not None
     return views(pair, pair.base)
@@ -72,3 +72,18 @@ def test_nothing_is_said_of_flat_or_tiny_images() -> None:
     assert standing_out(seen(flat, flat)) == 0
     assert seen(flat[:40, :40], flat[:40, :40]) == []
     assert standing_out([]) == 0
+
+
+def test_only_the_part_that_is_asked_for_is_looked_at() -> None:
+    image = ground(5)
+    half = image.copy()
+    half[:, SIDE // 2 :] = ground(6)[:, SIDE // 2 :]
+    pair, _, _ = pair_reader(open_raster(image), open_raster(half), Options())
+    assert pair is not None
+    sides = [(0.0, 0.0, 120.0, 240.0), (120.0, 0.0, 120.0, 240.0)]
+    shared, other = (standing_out(views(pair, pair.base, area=part)) for part in sides)
+    assert shared > other + 4
+    (view,) = views(pair, pair.base, factors=(1.5,), area=sides[1])
+    assert view.factor == 1.5
+    assert view.rects == [sides[1]]
+    assert view.windows[0][0].shape[1:] == (160, 80)

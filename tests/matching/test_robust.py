@@ -8,11 +8,13 @@ from rsfuse.ops.geometry2d import Transform, apply_matrix
 
 AREA = (0.0, 0.0, 600.0, 480.0)
 RADIUS, TOLERANCE = 12.0, 2.0
-ALL = ("shift", "similarity", "affine", "homography", "smooth")
+ALL = ("shift", "rigid", "similarity", "affine", "homography", "smooth")
 NOISE = 0.3
+C, S = np.cos(0.04), np.sin(0.04)
 
 MATRICES = {
     "shift": np.array([[1, 0, 5.25], [0, 1, -3.5], [0, 0, 1.0]]),
+    "rigid": np.array([[C, -S, 7.0], [S, C, -20.0], [0, 0, 1.0]]),
     "similarity": np.array([[1.02, -0.05, 7.0], [0.05, 1.02, -20.0], [0, 0, 1.0]]),
     "affine": np.array([[1.06, 0.05, 3.0], [-0.02, 0.93, 12.0], [0, 0, 1.0]]),
     "homography": np.array([[1.05, 0.1, -4.0], [-0.08, 0.95, 9.0], [2e-4, -1.5e-4, 1.0]]),
@@ -161,6 +163,7 @@ def test_outliers_are_not_kept(model: str, rng: np.random.Generator) -> None:
     "model",
     [
         "shift",
+        "rigid",
         "similarity",
         "affine",
         "homography",
@@ -190,7 +193,7 @@ def test_only_allowed_models_are_tried(rng: np.random.Generator) -> None:
     assert found.covariance.shape == (4, 4)
 
 
-@pytest.mark.parametrize("model", ["shift", "similarity", "affine", "homography"])
+@pytest.mark.parametrize("model", ["shift", "rigid", "similarity", "affine", "homography"])
 def test_the_covariance_describes_the_scatter_of_fits(model: str, rng: np.random.Generator) -> None:
     xy = places(rng, 40)
     errors, variances = [], []
@@ -208,7 +211,7 @@ def test_the_covariance_describes_the_scatter_of_fits(model: str, rng: np.random
     assert 0.4 < ratio < 2.2
 
 
-@pytest.mark.parametrize("model", ["shift", "similarity", "affine", "homography"])
+@pytest.mark.parametrize("model", ["shift", "rigid", "similarity", "affine", "homography"])
 def test_the_design_matrix_is_the_derivative_by_the_parameters(
     model: str, rng: np.random.Generator
 ) -> None:
@@ -217,6 +220,7 @@ def test_the_design_matrix_is_the_derivative_by_the_parameters(
     base = MATRICES[model]
     directions = {
         "shift": [{2: 1}, {5: 1}],
+        "rigid": [{0: -S, 1: -C, 3: C, 4: -S}, {2: 1}, {5: 1}],
         "similarity": [{0: 1, 4: 1}, {1: -1, 3: 1}, {2: 1}, {5: 1}],
     }.get(model, [{k: 1} for k in range(6 if model == "affine" else 8)])
     numeric = []

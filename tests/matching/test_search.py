@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rsfuse.matching.search import Candidate, View, _flattened, search
+from rsfuse.matching.search import Candidate, View, flattened, search
 from rsfuse.ops.geometry2d import apply_matrix, rotation_scale_of
 
 SIDE = 96
@@ -230,7 +230,7 @@ def test_flattening_keeps_phases_and_takes_the_root_of_magnitudes(rng: np.random
     spectrum = (rng.normal(size=(2, 8, 8)) + 1j * rng.normal(size=(2, 8, 8))).astype(np.complex64)
     spectrum[:, 0, 0] *= 1e4  # what a long edge adds to a few frequencies
     spectrum[:, 1, 1] *= 1e-9  # and what is noise stays small
-    flat = _flattened(spectrum)
+    flat = flattened(spectrum, 0.5)
     np.testing.assert_allclose(np.angle(flat), np.angle(spectrum), atol=1e-4)
     before, after = (np.sqrt((np.abs(s) ** 2).sum(axis=0)) for s in (spectrum, flat))
     assert after[0, 0] == pytest.approx(np.sqrt(before[0, 0]), rel=1e-4)

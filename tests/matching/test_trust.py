@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from rsfuse.matching.trust import (
     OK_CONFIDENCE,
+    PAIR_WEIGHTS,
     WEAK_CONFIDENCE,
     Evidence,
     pair_confidence,
@@ -17,14 +18,15 @@ from rsfuse.matching.trust import (
 
 SHARE = st.floats(0, 1)
 AMOUNT = st.floats(0, 1e4)
+METHOD = st.sampled_from(sorted(PAIR_WEIGHTS))
 
 
 @given(agreement=AMOUNT, more=AMOUNT, share=SHARE, runner_up=AMOUNT)
 def test_more_agreement_never_lowers_confidence(
     agreement: float, more: float, share: float, runner_up: float
 ) -> None:
-    low = pair_confidence(Evidence(agreement, share, runner_up, 100, 50))
-    high = pair_confidence(Evidence(agreement + more, share, runner_up, 100, 50))
+    low = pair_confidence(Evidence(agreement, share, runner_up, 100, 50, 5.0))
+    high = pair_confidence(Evidence(agreement + more, share, runner_up, 100, 50, 5.0))
     assert 0 <= low <= high <= 1
 
 
@@ -32,7 +34,9 @@ def test_more_agreement_never_lowers_confidence(
 def test_a_larger_share_never_lowers_confidence(
     agreement: float, share: tuple[float, float], runner_up: float
 ) -> None:
-    low, high = (pair_confidence(Evidence(agreement, s, runner_up, 100, 50)) for s in sorted(share))
+    low, high = (
+        pair_confidence(Evidence(agreement, s, runner_up, 100, 50, 5.0)) for s in sorted(share)
+    )
     assert 0 <= low <= high <= 1
 
 
@@ -40,22 +44,42 @@ def test_a_larger_share_never_lowers_confidence(
 def test_a_stronger_runner_up_never_raises_confidence(
     agreement: float, share: float, runner_up: float, more: float
 ) -> None:
-    clear = pair_confidence(Evidence(agreement, share, runner_up, 100, 50))
-    rivalled = pair_confidence(Evidence(agreement, share, runner_up + more, 100, 50))
+    clear = pair_confidence(Evidence(agreement, share, runner_up, 100, 50, 5.0))
+    rivalled = pair_confidence(Evidence(agreement, share, runner_up + more, 100, 50, 5.0))
     assert 0 <= rivalled <= clear <= 1
 
 
+@given(agreement=AMOUNT, runner_up=AMOUNT, stands=st.tuples(AMOUNT, AMOUNT), method=METHOD)
+def test_whole_images_that_stand_out_more_never_lower_confidence(
+    agreement: float, runner_up: float, stands: tuple[float, float], method: str
+) -> None:
+    low, high = (
+        pair_confidence(Evidence(agreement, 0.5, runner_up, 100, 50, z), method)
+        for z in sorted(stands)
+    )
+    assert 0 <= low <= high <= 1
+
+
 def test_the_two_ends_of_the_scale() -> None:
-    assert pair_confidence(Evidence(0, 0, 0, 0, 0)) < 0.05
-    assert pair_confidence(Evidence(4, 0.1, 3.5, 200, 20)) < WEAK_CONFIDENCE
-    assert pair_confidence(Evidence(150, 0.9, 2, 200, 180)) > OK_CONFIDENCE
+    assert pair_confidence(Evidence(0, 0, 0, 0, 0, 0)) < 0.05
+    assert pair_confidence(Evidence(4, 0.1, 3.5, 200, 20, 4)) < WEAK_CONFIDENCE
+    assert pair_confidence(Evidence(150, 0.9, 2, 200, 180, 12)) > OK_CONFIDENCE
+
+
+def test_tie_points_or_whole_images_can_convince() -> None:
+    doubtful, agreed, stands = (
+        pair_confidence(Evidence(agreement, 0.4, 2, 400, 160, z))
+        for agreement, z in ((4, 4), (30, 4), (4, 10))
+    )
+    assert doubtful < WEAK_CONFIDENCE
+    assert min(agreed, stands) > 5 * doubtful
 
 
 def test_features_are_bounded() -> None:
-    np.testing.assert_array_equal(pair_features(Evidence(-5, 0.0, -7, 0, 0)), 0)
-    top = pair_features(Evidence(1e9, 1.0, 0, 10, 10))
-    np.testing.assert_allclose(top, [np.log1p(200), 3])
-    assert pair_features(Evidence(0, 0, 1e9, 10, 10))[1] == -2
+    np.testing.assert_array_equal(pair_features(Evidence(-5, 0.0, -7, 0, 0, -3)), 0)
+    top = pair_features(Evidence(1e9, 1.0, 0, 10, 10, 1e9))
+    np.testing.assert_allclose(top, [np.log1p(200), 3, np.log1p(20)])
+    assert pair_features(Evidence(0, 0, 1e9, 10, 10, 0))[1] == -2
 
 
 @given(

@@ -22,6 +22,7 @@ from rsfuse.ops.geometry2d import (
 
 MATRICES = {
     "shift": np.array([[1, 0, 5.25], [0, 1, -3.5], [0, 0, 1.0]]),
+    "rigid": np.array([[0.8, -0.6, 7.0], [0.6, 0.8, -20.0], [0, 0, 1.0]]),
     "similarity": np.array([[1.2, -0.4, 7.0], [0.4, 1.2, -20.0], [0, 0, 1.0]]),
     "affine": np.array([[1.1, 0.2, 3.0], [-0.3, 0.8, 12.0], [0, 0, 1.0]]),
     "homography": np.array([[1.05, 0.1, -4.0], [-0.08, 0.95, 9.0], [4e-4, -3e-4, 1.0]]),
@@ -97,7 +98,7 @@ def test_a_weight_counts_as_a_repetition(rng: np.random.Generator) -> None:
     xy = rng.uniform(0, 100, (8, 2))
     there = xy + rng.normal(0, 2, (8, 2))
     repeats = np.array([1, 2, 1, 3, 1, 1, 2, 1])
-    for model in ("shift", "similarity", "affine"):
+    for model in ("shift", "rigid", "similarity", "affine"):
         weighted = fit_matrix(model, xy, there, repeats)
         repeated = fit_matrix(model, np.repeat(xy, repeats, 0), np.repeat(there, repeats, 0))
         np.testing.assert_allclose(weighted, repeated, atol=1e-8)
@@ -110,7 +111,7 @@ def test_too_few_points_are_refused(model: str, rng: np.random.Generator) -> Non
         fit_matrix(model, xy, xy)
 
 
-@pytest.mark.parametrize("model", ["similarity", "affine", "homography"])
+@pytest.mark.parametrize("model", ["rigid", "similarity", "affine", "homography"])
 def test_coincident_points_are_refused(model: str) -> None:
     xy = np.full((9, 2), 3.0)
     with pytest.raises(ValueError, match="do not determine"):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Named here so that --help needs no import of the matcher; a test compares the lists.
-MODELS = ("auto", "shift", "similarity", "affine", "homography", "smooth")
+MODELS = ("auto", "shift", "rigid", "similarity", "affine", "homography", "smooth")
 METHODS = ("auto", "cstf", "classic")
 
 

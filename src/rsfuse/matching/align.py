@@ -18,7 +18,7 @@ NEAR_PX = 64.0
 LATTICES = (1.0, 2.0, 4.0)
 EVEN_ODDS = 0.5  # below, a georeference is not believed
 # What the files say stays unless another place stands out by so much more, in standard deviations.
-CLEARLY_BETTER = 0.2
+CLEARLY_BETTER = 0.4
 
 
 class Alignment(NamedTuple):

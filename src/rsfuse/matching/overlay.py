@@ -2,32 +2,34 @@
 
 Tie points drown in noise, in a dark image or in radar of few looks. The correlation of whole images
 does not. It is compared with that at wrong shifts of the same two images, which shows what chance
-gives on this ground. Lattices of full, half and a quarter of the resolution have equal say.
+gives on this ground.
 
 Letters: K harmonics, H, W the size of a window.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from scipy import fft, optimize
 
 from rsfuse.matching.pipeline import PairReader, Points, Rect
+from rsfuse.matching.search import flattened
 from rsfuse.matching.structure import ComplexImage, structure_channels
 from rsfuse.ops.geometry2d import FloatArray
 
-LATTICES = (1, 2, 4)  # reference pixels per pixel
+LATTICES = (1.0, 2.0, 4.0)  # reference pixels per pixel
 WINDOW_PX = 768  # side of a window, pixels of the lattice
 ACROSS = 3  # windows along a side, at most
 REACH_PX = 64  # the null distribution: shifts up to here, reference pixels
 SMALLEST_PX = 48  # a window below this tells nothing
+FLATTENING = 0.4  # as in the search: long straight edges fit everywhere along themselves
 
 
-class Views(NamedTuple):
+class View(NamedTuple):
     """What lies on what, on one lattice.
 
     Attributes:
@@ -41,25 +43,35 @@ class Views(NamedTuple):
     rects: list[Rect]
 
 
-def views(pair: PairReader, mapping: Points) -> list[Views]:
+def views(
+    pair: PairReader,
+    mapping: Points,
+    *,
+    factors: Sequence[float] = LATTICES,
+    area: Rect | None = None,
+) -> list[View]:
     """Both images, the query read through a mapping, on every lattice that is large enough.
 
     Args:
         pair: The images.
         mapping: Pixels of the reference (N, 2) -> pixels of the query.
+        factors: Reference pixels per pixel of each lattice.
+        area: Part of the reference to look at, (x, y, w, h) in pixels; all of it by default.
     """
+    h0, w0 = pair.shape0
+    area = area or (0.0, 0.0, float(w0), float(h0))
     found = []
-    for factor in LATTICES:
-        if min(pair.shape0) / factor < SMALLEST_PX:
+    for factor in factors:
+        if min(area[2:]) / factor < SMALLEST_PX:
             continue
-        rects = _spread(pair.shape0, WINDOW_PX * factor)
+        rects = _spread(area, WINDOW_PX * factor)
         windows = []
         for x, y, w, h in rects:
             shape = (round(h / factor), round(w / factor))
             on_lattice = _through(mapping, np.array([x, y]), np.array([w, h]) / shape[::-1])
             own, other = pair.read0((x, y, w, h), shape), pair.read1(shape, on_lattice)
             windows.append((structure_channels(*own).z, structure_channels(*other).z))
-        found.append(Views(float(factor), windows, rects))
+        found.append(View(factor, windows, rects))
     return found
 
 
@@ -67,15 +79,15 @@ def _through(mapping: Points, corner: FloatArray, step: FloatArray) -> Points:
     return lambda points: mapping(points * step + corner)
 
 
-def standing_out(seen: list[Views]) -> float:
+def standing_out(seen: list[View]) -> float:
     """How far the correlation at the placement stands out of that at wrong shifts.
 
-    In standard deviations of the latter, mean over the lattices; about 1 by chance, because the
-    best of the shifts up to two pixels counts. 0 where nothing can be said.
+    In standard deviations of the latter, mean over the lattices; 2 to 4 by chance, because the best
+    of the shifts up to two pixels counts. 0 where nothing can be said.
     """
     values = []
     for view in seen:
-        surface, radius = _surface(view)
+        surface, radius = _surface(view, FLATTENING)
         far = surface[radius > max(8.0 / view.factor, 4.0)]
         if far.size < 50 or not far.std() > 0:
             continue
@@ -84,7 +96,7 @@ def standing_out(seen: list[Views]) -> float:
     return float(np.mean(values)) if values else 0.0
 
 
-def polished(seen: list[Views], shape0: tuple[int, int]) -> FloatArray:
+def polished(seen: list[View], shape0: tuple[int, int]) -> FloatArray:
     """(3, 3) small turn, scale and shift of reference pixels before the mapping that agrees best.
 
     Found by the simplex method as the largest sum of correlations over windows and lattices, each
@@ -92,7 +104,7 @@ def polished(seen: list[Views], shape0: tuple[int, int]) -> FloatArray:
     """
     h, w = shape0
     half = max(h, w) / 2
-    scores = [(v, 1.0 / (v.factor * max(float(_surface(v)[0].std()), 1e-9))) for v in seen]
+    scores = [(v, 1.0 / (v.factor * max(float(_surface(v, 0.0)[0].std()), 1e-9))) for v in seen]
 
     def matrix(p: FloatArray) -> FloatArray:
         # p: shift of the centre, and shifts of the edge by scale and turn; pixels
@@ -118,7 +130,7 @@ def polished(seen: list[Views], shape0: tuple[int, int]) -> FloatArray:
     return matrix(found.x) if found.fun < disagreement(np.zeros(4)) else np.eye(3)
 
 
-def _correlation(view: Views, change: FloatArray) -> float:
+def _correlation(view: View, change: FloatArray) -> float:
     """Sum over the windows of the correlation when the query is read through `change`."""
     total = 0.0
     for (own, other), (x, y, w, h) in zip(view.windows, view.rects, strict=True):
@@ -135,29 +147,29 @@ def _correlation(view: Views, change: FloatArray) -> float:
     return total
 
 
-def _surface(view: Views) -> tuple[FloatArray, FloatArray]:
+def _surface(view: View, power: float) -> tuple[FloatArray, FloatArray]:
     """(S, S) correlation by shift, summed over the windows; and the length of each shift."""
     reach = int(min(REACH_PX / view.factor, min(min(a.shape[1:]) for a, _ in view.windows) / 4))
     surface = np.zeros((2 * reach + 1, 2 * reach + 1))
     for own, other in view.windows:
         size = [fft.next_fast_len(n + reach) for n in own.shape[1:]]
-        product = np.conj(fft.fft2(own, size)) * fft.fft2(other, size)
-        whole = fft.ifft2(product.sum(axis=0)).real
+        first, second = (flattened(fft.fft2(z, size), power) for z in (own, other))
+        whole = fft.ifft2((np.conj(first) * second).sum(axis=0)).real
         surface += np.roll(whole, (reach, reach), axis=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     return surface, np.hypot(x, y)
 
 
-def _spread(shape: tuple[int, int], side: int) -> list[Rect]:
-    """Windows of a side, evenly spread over an image."""
-    h, w = shape
+def _spread(area: Rect, side: float) -> list[Rect]:
+    """Windows of a side, evenly spread over an area."""
+    x0, y0, w, h = area
 
-    def starts(length: int) -> npt.NDArray[np.float64]:
+    def starts(first: float, length: float) -> FloatArray:
         count = min(ACROSS, int(np.ceil(length / side)))
-        return np.round(np.linspace(0, max(length - side, 0), count))
+        return first + np.round(np.linspace(0, max(length - side, 0), count))
 
     return [
         (float(x), float(y), float(min(side, w)), float(min(side, h)))
-        for y in starts(h)
-        for x in starts(w)
+        for y in starts(y0, h)
+        for x in starts(x0, w)
     ]

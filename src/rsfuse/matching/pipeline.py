@@ -35,6 +35,7 @@ LEVEL_STEP = 3.0  # between the levels of a scene
 CANDIDATES = 8
 VERIFY_CELLS = 14  # keypoints along the long side when candidates are verified
 CLEAR_EVIDENCE = 15.0  # agreement beyond which further candidates are not looked at
+SOME_EVIDENCE = 0.3  # agreement below which nothing is corrected by it
 FEWEST_VERIFIED = 3  # but so many always are: the rest of the pair is its null distribution
 
 
@@ -67,11 +68,13 @@ class SearchRange:
         rotations_deg: Smallest and largest rotation.
         scales: Smallest and largest scale.
         max_shift_px: Largest shift of the centre in reference pixels; None for no limit.
+        again: A second look, on larger images and in finer steps of rotation.
     """
 
     rotations_deg: tuple[float, float] = (-180.0, 180.0)
     scales: tuple[float, float] = (0.5, 2.0)
     max_shift_px: float | None = None
+    again: bool = False
 
 
 class Verified(NamedTuple):
@@ -110,7 +113,9 @@ def find_candidates(pair: PairReader, range_: SearchRange, *, threads: int) -> l
 
     h0, w0 = pair.shape0
     x1, y1, w1, h1 = pair.area1
-    factor = max(w0, h0, w1, h1) / settings.SEARCH_SIDE_PX
+    side, step = settings.SECOND_LOOK if range_.again else settings.FIRST_LOOK
+    longest = max(w0, h0, w1, h1)
+    factor = longest / max(settings.FIRST_LOOK[0], min(side, longest))
     small0 = (max(8, round(h0 / factor)), max(8, round(w0 / factor)))
     small1 = (max(8, round(h1 / factor)), max(8, round(w1 / factor)))
     step0 = (w0 / small0[1], h0 / small0[0])
@@ -120,7 +125,7 @@ def find_candidates(pair: PairReader, range_: SearchRange, *, threads: int) -> l
         small1, lambda p: pair.base(p * np.array(step1) + np.array([x1, y1]))
     )
     low, high = range_.rotations_deg
-    count = max(1, round((high - low) / settings.ROTATION_STEP_DEG))
+    count = max(1, round((high - low) / step))
     full_turn = high - low >= 360
     rotations = np.linspace(low, high, count + 1)[: count if full_turn else None]
     logs = np.log(range_.scales)
@@ -197,12 +202,14 @@ def verify(
             rng=rng,
         )
         result = Verified(matrix, agreed, candidate, len(moved.xy))
-        if best is None or agreed.evidence >= 0.8 * best.consensus.evidence:
+        if best is None:
+            best = result
+        if agreed.evidence < SOME_EVIDENCE:
+            break
+        if agreed.evidence >= 0.8 * best.consensus.evidence:
             lift = np.diag([w / shape[1], h / shape[0], 1.0])
             matrix = matrix @ lift @ agreed.matrix @ np.linalg.inv(lift)
             best = result._replace(matrix=matrix)
-        if agreed.evidence < 0.3:
-            break
     assert best is not None
     return best
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from rsfuse.errors import ConfigError
 from rsfuse.matching import pipeline
 from rsfuse.matching.measurer import AnyMeasurer, TemplateMeasurer
+from rsfuse.matching.overlay import standing_out, views
 from rsfuse.matching.pipeline import PairReader, SearchRange, Stages, TiePointRows
 from rsfuse.matching.results import MatchResult, Reason, TiePoints
 from rsfuse.matching.robust import Fit, consensus, fit_transform, neighbours_agree
@@ -38,7 +40,7 @@ from rsfuse.ops.geometry2d import (
 if TYPE_CHECKING:
     from rsfuse.geo.raster import RasterSource
 
-MODELS = ("shift", "similarity", "affine", "homography", "smooth")
+MODELS = ("shift", "rigid", "similarity", "affine", "homography", "smooth")
 METHODS = ("auto", "cstf", "classic")
 AUTO = "classic"  # the better one by docs/results.md
 SMALLEST_SIDE_PX = 32
@@ -108,8 +110,8 @@ def match(
             open `RasterSource`.
         query: The same; another sensor, date, CRS, pixel size and number of bands are fine.
         prior: (3, 3) first guess, reference pixels -> query pixels; the search stays near it.
-        model: `shift`, `similarity`, `affine`, `homography` or `smooth`; by default, `auto`, the
-            tie points decide.
+        model: `shift`, `rigid`, `similarity`, `affine`, `homography` or `smooth`; by default,
+            `auto`, the tie points decide.
         method: `cstf` for the trained matcher, `classic` for the one without training, `auto` for
             the better one of them by docs/results.md.
         weights: Bundle of a CSTF matcher of your own; it makes the method `cstf`.
@@ -232,16 +234,19 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
     rng = np.random.default_rng(options.seed)
     georeferenced = reference.is_georeferenced and query.is_georeferenced
     verified: list[pipeline.Verified] = []
+    found, clear = 0.0, False
     for range_ in _ranges(options, georeferenced, pair.shape0):
         candidates = pipeline.find_candidates(pair, range_, threads=options.threads)
         stages.mark("global search")
         looked = pipeline.verify_all(pair, measurer, candidates, rng)
         stages.mark("verification")
         verified = sorted(verified + looked, key=lambda v: -v.consensus.evidence)
-        if verified and verified[0].consensus.evidence > CLEAR_EVIDENCE:
-            break
-    if not verified or verified[0].consensus.evidence < 0.3:
+        # Of the many candidates of a second look one may agree as well by chance.
         found = verified[0].consensus.evidence if verified else 0.0
+        clear = found > CLEAR_EVIDENCE and not range_.again
+        if clear:
+            break
+    if found < pipeline.SOME_EVIDENCE:
         return refuse(
             Reason(
                 "no_agreement",
@@ -251,14 +256,18 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
             ),
             candidates=len(verified),
         )
-    # Where the reduced lattice does not decide, full resolution does.
-    close = verified[: 1 if verified[0].consensus.evidence > CLEAR_EVIDENCE else REFINED_MOST]
-    refined = [(v, *refine(pair, measurer, v.matrix, options, rng, stages)) for v in close]
-    refined.sort(key=lambda r: -r[3])
-    best, rows, fit, agreement = refined[0]
-    runner_up = max(
-        _runner_up([best, *(v for v in verified if v is not best)], pair.shape0),
-        max((r[3] for r in refined[1:] if _differ(r[0], best, pair.shape0)), default=0.0),
+    refined = []
+    for placement in verified[:1] if clear else _close(verified, looked):
+        rows, fit, agreement = refine(pair, measurer, placement.matrix, options, rng, stages)
+        evidence = _evidence(pair, placement, rows, fit, agreement)
+        refined.append((placement, rows, fit, evidence))
+        stages.mark("whole images")
+    refined.sort(key=lambda r: -pair_confidence(r[3], measurer.name))
+    best, rows, fit, evidence = refined[0]
+    others = [(v, v.consensus.evidence) for v in verified if v is not best]
+    others += [(v, other.agreement) for v, _, _, other in refined[1:]]
+    evidence = evidence._replace(
+        runner_up=max((a for v, a in others if _differ(v, best, pair.shape0)), default=0.0)
     )
     if fit is None:
         return refuse(
@@ -283,13 +292,6 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
         apart=0.5 * template,
     )
     unexplained = float((agree & ~kept).sum()) / max(int(agree.sum()), 1)
-    evidence = Evidence(
-        max(best.consensus.evidence, agreement),
-        float(kept.sum()) / max(len(kept), 1),
-        runner_up,
-        len(kept),
-        int(kept.sum()),
-    )
     confidence = pair_confidence(evidence, measurer.name)
     distance = np.hypot(*residual.T)
     query_per_lattice = rows.factor * _query_scale(transform, pair.shape0)
@@ -337,6 +339,49 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
     )
 
 
+def _close(
+    verified: list[pipeline.Verified], looked: list[pipeline.Verified]
+) -> list[pipeline.Verified]:
+    """Where the reduced lattice does not decide, full resolution does: these are refined.
+
+    Args:
+        verified: Placements, best first.
+        looked: Those of the last search, in its order.
+    """
+    close = verified[:REFINED_MOST]
+    return close + [v for v in looked[:1] if not any(v is c for c in close)]
+
+
+def _evidence(
+    pair: PairReader,
+    verified: pipeline.Verified,
+    rows: TiePointRows,
+    fit: Fit | None,
+    agreement: float,
+) -> Evidence:
+    """What speaks for a refined placement, without the others."""
+    measured = len(rows.xy)
+    if fit is None:
+        return Evidence(0.0, 0.0, 0.0, measured, 0, 0.0)
+    kept = int(fit.inliers.sum())
+    # Without the field: that bends to whatever the tie points of a wrong placement say.
+    stiff = fit.transform.base
+    seen = views(
+        pair,
+        lambda p: pair.base(apply_matrix(stiff, p)),
+        factors=(rows.factor,),
+        area=_overlap(pair, stiff),
+    )
+    return Evidence(
+        max(verified.consensus.evidence, agreement),
+        kept / max(measured, 1),
+        0.0,
+        measured,
+        kept,
+        standing_out(seen),
+    )
+
+
 def choose_measurer(options: Options) -> AnyMeasurer:
     """What measures displacements."""
     method = AUTO if options.method == "auto" else options.method
@@ -358,7 +403,8 @@ def judge(
                 "low_confidence",
                 f"The probability that the transform is right is {confidence:.2f}: {evidence.kept} "
                 f"of {evidence.measured} tie points agree (evidence {evidence.agreement:.1f}, next "
-                f"best placement {evidence.runner_up:.1f}).",
+                f"best placement {evidence.runner_up:.1f}), and the correlation of the images "
+                f"stands {evidence.standing_out:.1f} deviations out of that around it.",
                 {"confidence": confidence, **{k: float(v) for k, v in evidence._asdict().items()}},
             )
         )
@@ -601,12 +647,6 @@ def compose(placed: Transform, pair: PairReader, linear_base: FloatArray | None)
     return Transform("smooth", base, field)
 
 
-def _runner_up(verified: list[pipeline.Verified], shape0: tuple[int, int]) -> float:
-    """Agreement of the best placement that is really another one."""
-    others = (v for v in verified[1:] if _differ(v, verified[0], shape0))
-    return max((v.consensus.evidence for v in others), default=0.0)
-
-
 def _differ(a: pipeline.Verified, b: pipeline.Verified, shape0: tuple[int, int]) -> bool:
     """Whether two placements put the corners of the reference at different places."""
     h, w = shape0
@@ -626,7 +666,8 @@ def _ranges(options: Options, georeferenced: bool, shape0: tuple[int, int]) -> l
         upright = SearchRange((-6.0, 6.0), (0.5, 2.0), limit)
         return [near, upright] if georeferenced else [upright]
     whole = SearchRange(max_shift_px=limit)
-    return [near, whole] if georeferenced else [whole]
+    again = replace(whole, again=True)
+    return [near, whole, again] if georeferenced else [whole, again]
 
 
 def _small(shape: tuple[int, int], side: int = 64) -> tuple[int, int]:

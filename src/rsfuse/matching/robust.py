@@ -32,8 +32,8 @@ EXPLAINED = 0.5  # of the tolerance: tie points further off are not explained
 # held-out tie points are not quite independent of the fit, and the shares are strict.
 # Or it must explain this much more than the stiffer one: where a matrix is far from the truth, the
 # few tie points that it keeps fit it well. Why so wide a margin: decision 0020.
-EXPLAINS_MORE = {"similarity": 1.1, "affine": 2.4, "homography": 2.4, "smooth": 2.4}
-MODEL_GAIN = {"similarity": 0.93, "affine": 0.6, "homography": 0.6, "smooth": 0.42}
+EXPLAINS_MORE = {"rigid": 1.1, "similarity": 1.1, "affine": 2.4, "homography": 2.4, "smooth": 2.4}
+MODEL_GAIN = {"rigid": 0.93, "similarity": 0.93, "affine": 0.6, "homography": 0.6, "smooth": 0.42}
 
 
 class Consensus(NamedTuple):
@@ -211,7 +211,8 @@ def fit_transform(
         xy1: (N, 2) query pixels.
         weights: (N,) probability that a tie point is right.
         area: (x, y, w, h) of the reference, for a field.
-        models: Allowed: `shift`, `similarity`, `affine`, `homography`, `smooth`, freest last.
+        models: Allowed: `shift`, `rigid`, `similarity`, `affine`, `homography`, `smooth`, the
+            freest last.
         tolerance: Largest residual of a tie point that may be right, query pixels.
         rng: Source of the folds.
 
@@ -249,7 +250,7 @@ def fit_transform(
             explained[model] = float((weights[inliers][known] * near).sum())
             share = weights[inliers][known] + 1e-3
             scores[model] = float(np.sqrt(np.average(square[known], weights=share)))
-    order = [m for m in ("shift", "similarity", "affine", "homography", "smooth") if m in scores]
+    order = [m for m in (*PARAMETERS, "smooth") if m in scores]
     if not order:
         return None
     chosen = order[0]
@@ -386,6 +387,9 @@ def design_matrix(transform: Transform, xy: FloatArray) -> FloatArray:
     one, zero = np.ones(n), np.zeros(n)
     if transform.model == "shift":
         return np.tile(np.eye(2), (n, 1, 1))
+    if transform.model == "rigid":
+        u, v = (xy @ transform.base[:2, :2].T).T
+        return np.stack([np.stack([-v, one, zero], 1), np.stack([u, zero, one], 1)], axis=1)
     if transform.model == "similarity":
         return np.stack([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)], axis=1)
     rows_x = np.stack([x, y, one, zero, zero, zero], 1)

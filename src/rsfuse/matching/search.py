@@ -24,8 +24,10 @@ from rsfuse.matching.structure import ComplexImage, FloatImage, Mask, Structure,
 FloatArray = npt.NDArray[np.float64]
 _Placed = tuple[float, float, float, FloatArray]
 
-SEARCH_SIDE_PX = 160  # long side of the larger image during the search
-ROTATION_STEP_DEG = 6.0
+# Long side of the larger image during the search, and degrees between the rotations that are tried;
+# the second look is for what the first leaves open, and takes six times as long.
+FIRST_LOOK = (160, 6.0)
+SECOND_LOOK = (288, 3.0)
 SCALE_STEP = 1.15
 PEAKS_PER_HYPOTHESIS = 2
 FLATTENING = 0.5  # power of a spectrum's magnitude that is divided out; 1 is phase correlation
@@ -153,7 +155,7 @@ def _correlate(
     h0, w0 = own.valid.shape
     canvas = np.zeros((2, size, size), np.complex64)
     canvas[:, :h0, :w0] = own.z
-    spectrum = np.conj(_flattened(fft.fft2(canvas)))
+    spectrum = np.conj(flattened(fft.fft2(canvas), FLATTENING))
     parts = np.moveaxis(other.z, 0, -1)
     planes = np.ascontiguousarray(parts).view(np.float32)  # (h, w, 4)
     found = []
@@ -165,7 +167,7 @@ def _correlate(
         phase = np.exp(-1j * np.deg2rad(rotation))
         z[0] *= np.complex64(phase**2)
         z[1] *= np.complex64(phase**4)
-        surface = fft.ifft2((_flattened(fft.fft2(z)) * spectrum).sum(axis=0)).real
+        surface = fft.ifft2((flattened(fft.fft2(z), FLATTENING) * spectrum).sum(axis=0)).real
         deviation = float(surface.std()) + 1e-12
         for peak, (py, px) in _peaks(surface, PEAKS_PER_HYPOTHESIS):
             # Canvas pixel = own pixel + (px, py), up to a period: the one that puts the centre of
@@ -178,11 +180,11 @@ def _correlate(
     return found
 
 
-def _flattened(spectrum: ComplexImage) -> ComplexImage:
-    """Spectra (K, h, w) whose common magnitude is partly divided out."""
+def flattened(spectrum: ComplexImage, power: float) -> ComplexImage:
+    """Spectra (K, h, w) whose common magnitude is divided out to a power."""
     magnitude = np.sqrt((spectrum.real**2 + spectrum.imag**2).sum(axis=0))
     least = LEAST_MAGNITUDE * float(magnitude.mean()) + 1e-30
-    return np.asarray(spectrum * np.maximum(magnitude, least) ** -FLATTENING, np.complex64)
+    return np.asarray(spectrum * np.maximum(magnitude, least) ** -power, np.complex64)
 
 
 def _turn(size: tuple[int, int], rotation_deg: float, canvas: int) -> FloatArray:

@@ -1,8 +1,8 @@
 """Trust: the probability that a result is right, and what follows from it.
 
-Two pieces of evidence that a wrong placement does not have: more tie points agree than chance
-allows, and no other placement of the same pair (the null distribution that the pair brings along)
-is supported as well.
+Three pieces of evidence that a wrong placement does not have: more tie points agree than chance
+allows, no other placement of the same pair (the null distribution that the pair brings along) is
+supported as well, and the whole images correlate there as they do nowhere around it.
 
 The weights are those of a logistic regression on the development pairs, true and constructed
 wrong, by `benchmarks/match_calibration.py`; `docs/results.md` shows how well they hold.
@@ -20,18 +20,18 @@ Status = Literal["ok", "weak", "refused"]
 
 # Of each method: intercept and weights of the features of `pair_features`.
 PAIR_WEIGHTS = {
-    "classic": (-10.459, 3.933, 1.169),
-    "cstf": (-19.998, 6.984, -0.033),
+    "classic": (-15.557, 0.561, 4.597, 4.808),
+    "cstf": (-27.919, 2.947, 0.772, 8.656),
 }
 # Of each method: intercept and weights of the features of `tie_point_features`.
 TIE_POINT_WEIGHTS = {
-    "classic": (1.552, 0.460, 0.255, -1.227),
-    "cstf": (1.874, 0.620, 0.344, -1.653),
+    "classic": (1.428, 0.409, 0.227, -1.092),
+    "cstf": (1.714, 0.498, 0.277, -1.329),
 }
 # Probability that two images placed by what their files say show the same ground there, from
 # `overlay.standing_out`; by benchmarks/presence.py on SRIF, s1s2 and simulated scenes by day and
-# night: 255 of 261 true pairs and 5 of 522 strangers are beyond even odds.
-PRESENCE_WEIGHTS = (-7.902, 2.447)
+# night: 259 of 261 true pairs and 3 of 521 strangers are beyond even odds.
+PRESENCE_WEIGHTS = (-15.014, 3.185)
 
 OK_CONFIDENCE = 0.7
 WEAK_CONFIDENCE = 0.1
@@ -54,6 +54,8 @@ class Evidence(NamedTuple):
         runner_up: Agreement of the best placement elsewhere.
         measured: Tie points measured.
         kept: Tie points that the transform rests on.
+        standing_out: How far the correlation of the whole images stands out of that at wrong
+            shifts, see `overlay.standing_out`.
     """
 
     agreement: float
@@ -61,12 +63,19 @@ class Evidence(NamedTuple):
     runner_up: float
     measured: int
     kept: int
+    standing_out: float
 
 
 def pair_features(evidence: Evidence) -> FloatArray:
-    """Features of a result: (2,)."""
+    """Features of a result: (3,)."""
     margin = np.log1p(max(evidence.agreement, 0.0)) - np.log1p(max(evidence.runner_up, 0.0))
-    return np.array([np.log1p(min(max(evidence.agreement, 0.0), 200.0)), np.clip(margin, -2, 3)])
+    return np.array(
+        [
+            np.log1p(min(max(evidence.agreement, 0.0), 200.0)),
+            np.clip(margin, -2, 3),
+            np.log1p(np.clip(evidence.standing_out, 0.0, 20.0)),
+        ]
+    )
 
 
 def pair_confidence(evidence: Evidence, method: str = "classic") -> float:

@@ -1,7 +1,7 @@
 """Plane transforms: fit, apply, invert. Points are (x, y), (0, 0) the outer corner of a pixel.
 
-A `Transform` maps reference pixels to query pixels. It is a 3 x 3 matrix (shift, similarity, affine
-or homography) or a matrix plus a smooth displacement field on a lattice of cubic B-splines.
+A `Transform` maps reference pixels to query pixels. It is a 3 x 3 matrix (shift, rigid, similarity,
+affine or homography) or a matrix plus a smooth displacement field on a lattice of cubic B-splines.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from rsfuse.errors import InputError
 FloatArray = npt.NDArray[np.float64]
 
 # Parameters of each model; the order is the order of growing freedom.
-PARAMETERS = {"shift": 2, "similarity": 4, "affine": 6, "homography": 8}
+PARAMETERS = {"shift": 2, "rigid": 3, "similarity": 4, "affine": 6, "homography": 8}
 LEAST_DENOMINATOR = 0.02  # of a homography at the points it is fitted to, against their centre
-MINIMUM_POINTS = {"shift": 1, "similarity": 2, "affine": 3, "homography": 4}
+MINIMUM_POINTS = {"shift": 1, "rigid": 2, "similarity": 2, "affine": 3, "homography": 4}
 
 
 def as_points(xy: npt.ArrayLike) -> FloatArray:
@@ -120,7 +120,7 @@ class Transform:
     """Reference pixels -> query pixels.
 
     Attributes:
-        model: `shift`, `similarity`, `affine`, `homography` or `smooth`.
+        model: `shift`, `rigid` (turn and shift), `similarity`, `affine`, `homography` or `smooth`.
         base: (3, 3) matrix.
         field: Displacement added in query pixels, for `smooth`.
     """
@@ -236,7 +236,7 @@ def fit_matrix(
     """The (3, 3) matrix of a model that maps xy0 to xy1 best in weighted least squares.
 
     Args:
-        model: `shift`, `similarity`, `affine` or `homography`.
+        model: `shift`, `rigid`, `similarity`, `affine` or `homography`.
         xy0: (N, 2) points.
         xy1: (N, 2) points.
         weights: (N,) inverse variances up to a factor; all 1 when None.
@@ -252,6 +252,8 @@ def fit_matrix(
         matrix = np.eye(3)
         matrix[:2, 2] = np.average(q - p, axis=0, weights=w)
         return matrix
+    if model == "rigid":
+        return _rigid(p, q, w)
     # Centred and scaled coordinates keep the normal equations well conditioned.
     n0, n1 = _normaliser(p, w), _normaliser(q, w)
     a, b = apply_matrix(n0, p), apply_matrix(n1, q)
@@ -335,6 +337,19 @@ def _design(model: str, p: FloatArray, q: FloatArray) -> tuple[FloatArray, Float
         rows_y = np.stack([zero, zero, zero, x, y, one], 1)
     design = np.stack([rows_x, rows_y], 1).reshape(2 * n, -1)
     return design, q.reshape(-1)
+
+
+def _rigid(p: FloatArray, q: FloatArray, w: FloatArray) -> FloatArray:
+    """Turn and shift, as Kabsch (1976) in the plane: the angle is that of the summed products."""
+    middle0, middle1 = np.average(p, axis=0, weights=w), np.average(q, axis=0, weights=w)
+    a, b = (p - middle0) @ [1, 1j], (q - middle1) @ [1, 1j]
+    product = complex((w * np.conj(a) * b).sum())
+    if abs(product) <= 1e-12 * float((w * np.abs(a) * np.abs(b)).sum()) or not np.abs(a).any():
+        raise _undetermined("rigid")
+    turn = product / abs(product)
+    matrix = np.array([[turn.real, -turn.imag, 0.0], [turn.imag, turn.real, 0.0], [0.0, 0.0, 1.0]])
+    matrix[:2, 2] = middle1 - matrix[:2, :2] @ middle0
+    return matrix
 
 
 def _homography(p: FloatArray, q: FloatArray, w: FloatArray) -> FloatArray:

@@ -1,0 +1,106 @@
+"""From images to candidates, and from candidates to placements."""
+
+import cv2
+import numpy as np
+import pytest
+
+from rsfuse.geo.raster import open_raster
+from rsfuse.matching.measurer import TemplateMeasurer
+from rsfuse.matching.pipeline import (
+    PairReader,
+    SearchRange,
+    Verified,
+    find_candidates,
+    verify,
+)
+from rsfuse.matching.predict import Options, _close, pair_reader
+from rsfuse.matching.robust import Consensus
+from rsfuse.matching.search import FIRST_LOOK, SECOND_LOOK, Candidate
+from rsfuse.ops.geometry2d import apply_matrix
+
+SIDE = 320
+# As far as can be from the rotations of the first look, and among those of the second.
+TURN_DEG = 33.0
+
+
+def turned(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An image turned about its centre, and the matrix to it."""
+    a = np.deg2rad(TURN_DEG)
+    matrix = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1.0]])
+    matrix[:2, 2] = SIDE / 2 - matrix[:2, :2] @ [SIDE / 2, SIDE / 2]
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    centred = np.linalg.inv(half) @ matrix @ half
+    return cv2.warpAffine(image, centred[:2], (SIDE, SIDE)), matrix
+
+
+def reader(first: np.ndarray, second: np.ndarray) -> PairReader:
+    pair, _, _ = pair_reader(open_raster(first), open_raster(second), Options())
+    assert pair is not None
+    return pair
+
+
+@pytest.fixture(scope="module")
+def grains() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Small things only, in noise; the same turned, in other noise; and the matrix."""
+    rng = np.random.default_rng(5)
+    image = cv2.GaussianBlur(rng.normal(size=(SIDE, SIDE)).astype(np.float32), (0, 0), 1.2)
+    view, matrix = turned(image)
+    noise = rng.normal(size=(2, SIDE, SIDE)).astype(np.float32) * 0.35 * image.std()
+    return image + noise[0], view + noise[1], matrix
+
+
+def misplaced(matrix: np.ndarray, truth: np.ndarray) -> float:
+    points = np.random.default_rng(0).uniform(60, SIDE - 60, (30, 2))
+    return float(np.hypot(*(apply_matrix(matrix, points) - apply_matrix(truth, points)).T).mean())
+
+
+def test_the_second_look_has_the_rotations_between_those_of_the_first(grains: tuple) -> None:
+    first, second, truth = grains
+    pair = reader(first, second)
+    rough, fine = (
+        find_candidates(pair, SearchRange((-60, 60), (1, 1), again=again), threads=1)[0]
+        for again in (False, True)
+    )
+    assert 2 < misplaced(rough.matrix, truth) < 8
+    assert misplaced(fine.matrix, truth) < 1
+    assert fine.rotation_deg == pytest.approx(TURN_DEG)
+
+
+def test_a_second_look_never_enlarges_images_beyond_the_first(grains: tuple) -> None:
+    small = grains[0][:100, :100]
+    read: list[tuple[int, int]] = []
+    pair = reader(small, small)
+
+    def seen(rect: tuple[float, float, float, float], shape: tuple[int, int]):  # type: ignore[no-untyped-def]
+        read.append(shape)
+        return pair.read0(rect, shape)
+
+    watched = PairReader(pair.shape0, seen, pair.read1, pair.base, pair.shape1, pair.area1)
+    find_candidates(watched, SearchRange((-6, 6), (1, 1), again=True), threads=1)
+    assert read == [(FIRST_LOOK[0], FIRST_LOOK[0])]
+    assert SECOND_LOOK[0] > FIRST_LOOK[0]
+    assert SECOND_LOOK[1] < FIRST_LOOK[1]
+
+
+def test_tie_points_that_disagree_move_no_candidate(grains: tuple) -> None:
+    stranger = np.random.default_rng(9).normal(size=(SIDE, SIDE)).astype(np.float32)
+    pair = reader(grains[0], stranger)
+    for seed in range(3):
+        candidate = Candidate(5.0, np.eye(3), 0.0, 1.0)
+        found = verify(pair, TemplateMeasurer(), candidate, np.random.default_rng(seed))
+        if found.consensus.evidence < 0.3:
+            np.testing.assert_array_equal(found.matrix, np.eye(3))
+
+
+def placement(evidence: float) -> Verified:
+    agreed = Consensus(np.eye(3), np.zeros(0, bool), evidence)
+    return Verified(np.eye(3), agreed, Candidate(0.0, np.eye(3), 0.0, 1.0), 0)
+
+
+def test_the_best_of_the_search_is_refined_whatever_its_tie_points_say() -> None:
+    verified = [placement(e) for e in (5, 4, 3, 2, 0)]
+    searched = verified[::-1]
+    chosen = _close(verified, searched)
+    assert [v.consensus.evidence for v in chosen] == [5, 4, 3, 0]
+    assert [v.consensus.evidence for v in _close(verified, verified)] == [5, 4, 3]
+    assert len(_close(verified[:1], [])) == 1
