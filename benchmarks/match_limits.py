@@ -9,6 +9,7 @@ found, of a turn and shift through its tie points (the scale is given), and of a
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from rsfuse import match
 from rsfuse.matching.data import read_pairs
 from rsfuse.matching.metrics import grid_errors
 from rsfuse.matching.protocols import load, true_cases
-from rsfuse.ops.geometry2d import apply_matrix
+from rsfuse.ops.geometry2d import apply_matrix, fit_matrix
 
 REACH_PX = 3.0
 
@@ -33,20 +34,6 @@ def robust(fit, first, second, weights):
             break
         cut = np.clip(4 * np.median(near) + 0.3, 0.8, REACH_PX)
         gain = np.where(distance < cut, (1 - (distance / cut) ** 2) ** 2, 0.0)
-    return matrix
-
-
-def turn_and_shift(first, second, weights):
-    """Least squares (Kabsch) without scale."""
-    share = (weights / weights.sum())[:, None]
-    middle0, middle1 = (share * first).sum(axis=0), (share * second).sum(axis=0)
-    a, b = first - middle0, second - middle1
-    angle = np.arctan2(
-        (share[:, 0] * (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])).sum(), (share * a * b).sum()
-    )
-    c, s = np.cos(angle), np.sin(angle)
-    matrix = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
-    matrix[:2, 2] = middle1 - matrix[:2, :2] @ middle0
     return matrix
 
 
@@ -78,7 +65,7 @@ def main() -> None:
             linear = scene.best_truth[:2, :2]
             fits = {"found": lambda f=found: f.transform.apply}
             if moved:
-                fits["scale given"] = lambda d=data: robust(turn_and_shift, *d)
+                fits["scale given"] = lambda d=data: robust(partial(fit_matrix, "rigid"), *d)
             fits["turn and scale given"] = lambda d=data, m=linear: robust(shift_after(m), *d)
             for name, fit in fits.items():
                 key = f"{'turned' if moved else 'as they lie'}: {name}"

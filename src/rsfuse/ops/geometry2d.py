@@ -344,7 +344,7 @@ def _rigid(p: FloatArray, q: FloatArray, w: FloatArray) -> FloatArray:
     middle0, middle1 = np.average(p, axis=0, weights=w), np.average(q, axis=0, weights=w)
     a, b = (p - middle0) @ [1, 1j], (q - middle1) @ [1, 1j]
     product = complex((w * np.conj(a) * b).sum())
-    if abs(product) <= 1e-12 * float((w * np.abs(a) * np.abs(b)).sum()) or not np.abs(a).any():
+    if abs(product) <= 1e-12 * float((w * np.abs(a) * np.abs(b)).sum()):
         raise _undetermined("rigid")
     turn = product / abs(product)
     matrix = np.array([[turn.real, -turn.imag, 0.0], [turn.imag, turn.real, 0.0], [0.0, 0.0, 1.0]])
