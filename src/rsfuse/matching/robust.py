@@ -32,8 +32,8 @@ EXPLAINED = 0.5  # of the tolerance: tie points further off are not explained
 # held-out tie points are not quite independent of the fit, and the shares are strict.
 # Or it must explain this much more than the stiffer one: where a matrix is far from the truth, the
 # few tie points that it keeps fit it well. Why so wide a margin: decision 0020.
-EXPLAINS_MORE = {"rigid": 1.1, "similarity": 1.1, "affine": 2.4, "homography": 2.4, "smooth": 2.4}
-MODEL_GAIN = {"rigid": 0.93, "similarity": 0.93, "affine": 0.6, "homography": 0.6, "smooth": 0.42}
+EXPLAINS_MORE = {"rigid": 1.5, "similarity": 1.5, "affine": 2.4, "homography": 2.4, "smooth": 2.4}
+MODEL_GAIN = {"rigid": 0.8, "similarity": 0.8, "affine": 0.6, "homography": 0.6, "smooth": 0.42}
 
 
 class Consensus(NamedTuple):
