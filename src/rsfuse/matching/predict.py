@@ -16,7 +16,7 @@ from rsfuse.matching.measurer import AnyMeasurer, TemplateMeasurer
 from rsfuse.matching.overlay import standing_out, views
 from rsfuse.matching.pipeline import PairReader, SearchRange, Stages, TiePointRows
 from rsfuse.matching.results import MatchResult, Reason, TiePoints
-from rsfuse.matching.robust import Fit, consensus, fit_transform, neighbours_agree
+from rsfuse.matching.robust import Fit, bare_share, consensus, fit_transform, neighbours_agree
 from rsfuse.matching.trust import (
     FEW_TIE_POINTS,
     OK_CONFIDENCE,
@@ -50,12 +50,17 @@ KEYPOINTS = 500  # per image and pass; a scene spreads them over its tiles
 SCENE_KEYPOINTS = 2400
 FIRST_RADIUS_PX = 10
 LAST_RADIUS_PX = 5
+FIELD_PASSES = 5  # at most, in which a field grows
+FIELD_GROWTH = 1.03  # in tie points, below which it has grown enough
 TEMPLATE_PX = 64
 TEMPLATE_OVERLAP = 8.0  # so many overlapping templates say what one independent one says
 # Share of locally consistent tie points beside the model. Pairs that matrices describe have 0 to
 # 0.15, most in radar, where roofs and crowns are displaced together; a smooth warp that was missed
 # has 0.24. Relief that was missed has 0.13 to 0.14 and is not told apart.
 UNEXPLAINED_MOST = 0.18
+# Share of the area that may carry no tie point of a field. Simulated warps that a field follows
+# have up to 0.09, one that it follows in part 0.22.
+BARE_MOST = 0.15
 LINEAR_BASE_PX = 0.05  # a georeference this straight is a matrix
 
 
@@ -315,7 +320,8 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
         held_out_px=fit.held_out * _query_scale(transform, pair.shape0),
         from_query=rows.backward,
     )
-    status, reasons = judge(confidence, evidence, fit, rows.factor, unexplained)
+    bare = bare_share(rows.xy, kept, _overlap(pair, best.matrix)) if placed.field else 0.0
+    status, reasons = judge(confidence, evidence, fit, rows.factor, unexplained, bare)
     before = np.hypot(*(xy1 - pair.base(rows.xy)).T)[kept]
     stages.mark("fit")
     return MatchResult(
@@ -330,6 +336,7 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
             "evidence": evidence._asdict(),
             "model_scores_px": fit.scores,
             "unexplained": unexplained,
+            "bare": bare,
             "lattice_factor": rows.factor,
             "stages": stages.seconds,
         },
@@ -393,7 +400,12 @@ def choose_measurer(options: Options) -> AnyMeasurer:
 
 
 def judge(
-    confidence: float, evidence: Evidence, fit: Fit, factor: float, unexplained: float
+    confidence: float,
+    evidence: Evidence,
+    fit: Fit,
+    factor: float,
+    unexplained: float,
+    bare: float,
 ) -> tuple[Status, tuple[Reason, ...]]:
     """Status and reasons from the numbers."""
     reasons = []
@@ -431,8 +443,18 @@ def judge(
             Reason(
                 "unmodelled_deformation",
                 f"{100 * unexplained:.0f} % of the tie points that agree with their neighbours do "
-                f"not fit the {fit.transform.model}: the ground is bent in a way it cannot follow.",
+                f"not fit the {fit.transform.model}: the ground is bent in a way it cannot follow. "
+                "Ask for the model smooth to follow it.",
                 {"unexplained": unexplained},
+            )
+        )
+    if bare > BARE_MOST:
+        reasons.append(
+            Reason(
+                "unsupported_field",
+                f"In {100 * bare:.0f} % of the area hardly a tie point agrees with the smooth "
+                "field: it is a guess there.",
+                {"bare": bare},
             )
         )
     if confidence < WEAK_CONFIDENCE:
@@ -462,64 +484,33 @@ def refine(
     placement: Transform = Transform("affine", matrix)
     rows, fit, agreement = None, None, 0.0
     allowed = MODELS if options.model == "auto" else (options.model,)
+    rough = ("similarity", "affine", "smooth") if options.model == "auto" else allowed
     passes = [(f, FIRST_RADIUS_PX) for f in factors] + [(factors[-1], LAST_RADIUS_PX)]
-    bent = False
+    # Ground that is bent by more than the radius shows on the lattice of the verification only.
+    bends_at = max(h, w) / pipeline.VERIFY_SIDE_PX
+    if "smooth" in allowed and bends_at > 1.5 * factors[0]:
+        passes.insert(0, (bends_at, FIRST_RADIUS_PX))
+    grown, kept = 0, 0
     while passes:
         factor, radius = passes.pop(0)
-        last = not passes
-        measured = _measure_level(pair, measurer, rect, placement, factor, radius)
-        if measured is None:
+        models = rough if passes else allowed
+        level = _fit_level(pair, measurer, rect, placement, models, factor, radius, rng)
+        is_look_for_bends = factor > factors[0]
+        if is_look_for_bends and (level is None or level[1].transform.model != "smooth"):
+            continue
+        if level is None:
             break
-        moved = (placement.invert(measured.placed) - measured.xy) / factor
-        agreed = consensus(
-            measured.xy / factor,
-            moved,
-            measured.measured.probability,
-            radius=radius,
-            tolerance=1.5 if last else 2.0,
-            template=_template(rect, factor),
-            rng=rng,
-        )
-        if agreed.inliers.sum() < 6:
-            break
-        near = (
-            np.hypot(
-                *(
-                    apply_matrix(agreed.matrix, measured.xy / factor) - measured.xy / factor - moved
-                ).T
-            )
-            < 4.0
-        )
-        agree = neighbours_agree(
-            measured.xy / factor,
-            moved,
-            measured.measured.probability,
-            tolerance=2.0,
-            apart=0.5 * _template(rect, factor),
-        )
-        weights = np.where(near | agree, measured.measured.probability, 0.0)
-        found = fit_transform(
-            measured.xy,
-            measured.placed,
-            weights,
-            area=rect,
-            models=allowed
-            if last or options.model != "auto"
-            else ("similarity", "affine", "smooth"),
-            tolerance=3.0 * factor,
-            rng=rng,
-        )
-        if found is None:
-            break
-        rows, fit = measured, found
         if placement.model != "smooth":
             # A field bends to where the last measurement was: that the next one agrees is no news.
-            agreement = max(agreement, agreed.evidence)
-        placement = found.transform
-        if len(passes) == 1 and found.transform.model == "smooth" and not bent:
-            # A field grows into places that its first fit did not reach.
-            bent = True
-            passes.insert(0, (factor, FIRST_RADIUS_PX))
+            agreement = max(agreement, level[2])
+        rows, fit = level[:2]
+        placement = fit.transform
+        if len(passes) == 1 and placement.model == "smooth" and grown < FIELD_PASSES:
+            # A field grows into places that its last fit did not reach.
+            reached, kept = kept, int(fit.inliers.sum())
+            if kept > FIELD_GROWTH * reached:
+                grown += 1
+                passes.insert(0, (factor, FIRST_RADIUS_PX))
         stages.mark(f"refinement at 1:{factor:.3g}")
     if rows is None:
         empty = pipeline.join_none()
@@ -527,6 +518,48 @@ def refine(
     if fit is not None:
         fit = fit._replace(inliers=fit.inliers & (rows.measured.probability > 0.05))
     return rows, fit, agreement
+
+
+def _fit_level(
+    pair: PairReader,
+    measurer: AnyMeasurer,
+    rect: pipeline.Rect,
+    placement: Transform,
+    models: Sequence[str],
+    factor: float,
+    radius: int,
+    rng: np.random.Generator,
+) -> tuple[TiePointRows, Fit, float] | None:
+    """Tie points of one lattice through a placement, the fit to them, and how far they agree."""
+    rows = _measure_level(pair, measurer, rect, placement, factor, radius)
+    if rows is None:
+        return None
+    xy, template = rows.xy / factor, _template(rect, factor)
+    moved = (placement.invert(rows.placed) - rows.xy) / factor
+    probability = rows.measured.probability
+    agreed = consensus(
+        xy,
+        moved,
+        probability,
+        radius=radius,
+        tolerance=1.5 if radius == LAST_RADIUS_PX else 2.0,
+        template=template,
+        rng=rng,
+    )
+    if agreed.inliers.sum() < 6:
+        return None
+    near = np.hypot(*(apply_matrix(agreed.matrix, xy) - xy - moved).T) < 4.0
+    agree = neighbours_agree(xy, moved, probability, tolerance=2.0, apart=0.5 * template)
+    fit = fit_transform(
+        rows.xy,
+        rows.placed,
+        np.where(near | agree, probability, 0.0),
+        area=rect,
+        models=models,
+        tolerance=3.0 * factor,
+        start=placement if placement.model == "smooth" else None,
+    )
+    return None if fit is None else (rows, fit, agreed.evidence)
 
 
 def _template(rect: pipeline.Rect, factor: float) -> int:

@@ -20,10 +20,14 @@ from rsfuse.ops.geometry2d import (
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.intp]
 
 HYPOTHESES = 600
 MAX_DEFORMATION = 0.25  # of a consensus against the placement that it starts from
 FOLDS = 5
+BLOCKS = 6  # along a side, of which folds are made
+BLOCK_POINTS = 4  # measured in a block, fewer tell nothing
+BARE = 0.3  # of the share that is kept elsewhere: a block with less is bare
 NEIGHBOURS = 8  # witnesses of a displacement
 NEIGHBOUR_PROBABILITY = 0.3  # of a tie point that may be one
 FIELD_POINTS = 80  # fewer tie points do not carry a field
@@ -202,7 +206,7 @@ def fit_transform(
     area: tuple[float, float, float, float],
     models: Sequence[str],
     tolerance: float,
-    rng: np.random.Generator,
+    start: Transform | None = None,
 ) -> Fit | None:
     """Fit every allowed model and keep the simplest that predicts held-out tie points best.
 
@@ -214,7 +218,7 @@ def fit_transform(
         models: Allowed: `shift`, `rigid`, `similarity`, `affine`, `homography`, `smooth`, the
             freest last.
         tolerance: Largest residual of a tie point that may be right, query pixels.
-        rng: Source of the folds.
+        start: What the tie points were measured through; a field begins with those near it.
 
     Returns:
         None where no allowed model is determined.
@@ -230,14 +234,15 @@ def fit_transform(
         whole = fits.get(base or "")
         found = whole or _reweighted("affine", xy0, xy1, weights, tolerance)
         if found is not None:
-            field = _field_fit(xy0, xy1, weights, found[0].base, area, tolerance)
+            begin = (start or found[0]).apply(xy0)
+            field = _field_fit(xy0, xy1, weights, found[0].base, begin, area, tolerance)
             if field is not None:
                 fits["smooth"] = field
     if not fits:
         return None
     # All models are judged on the same tie points: those that any of them explains.
     inliers = np.logical_or.reduce([keep for _, keep in fits.values()])
-    fold = _spatial_folds(xy0, area, rng)
+    fold = _spatial_folds(xy0, area)
     held: dict[str, FloatArray] = {}
     scores: dict[str, float] = {}
     explained: dict[str, float] = {}
@@ -308,14 +313,15 @@ def _field_fit(
     xy1: FloatArray,
     weights: FloatArray,
     base: FloatArray,
+    begin: FloatArray,
     area: tuple[float, float, float, float],
     tolerance: float,
 ) -> tuple[Transform, BoolArray] | None:
     gap = xy1 - apply_matrix(base, xy0)
-    robust = (np.hypot(*gap.T) < 4 * tolerance).astype(float)
+    robust = (np.hypot(*(xy1 - begin).T) < 4 * tolerance).astype(float)
     field = None
     keep = robust > 0
-    for _ in range(6):
+    for widest in tolerance * np.geomspace(2.0, 0.25, 8):
         weight = weights * robust
         if (weight > 1e-3).sum() < FIELD_POINTS:
             return None
@@ -326,21 +332,43 @@ def _field_fit(
         near = distance[distance < tolerance]
         if near.size < FIELD_POINTS:
             return None
-        cut = float(np.clip(4.0 * np.median(near) + 0.3, 0.8, tolerance))
+        cut = max(float(np.clip(4.0 * np.median(near) + 0.3, 0.8, tolerance)), widest)
         robust = np.where(distance < cut, (1 - (distance / cut) ** 2) ** 2, 0.0)
         keep = distance < cut
     return Transform("smooth", base, field), keep
 
 
-def _spatial_folds(
-    xy: FloatArray, area: tuple[float, float, float, float], rng: np.random.Generator
-) -> npt.NDArray[np.intp]:
+def _spatial_folds(xy: FloatArray, area: tuple[float, float, float, float]) -> IntArray:
     """Folds of whole blocks, so that a held-out tie point has no neighbour in the fit."""
-    blocks = 6
-    column = np.clip((xy[:, 0] - area[0]) / max(area[2], 1) * blocks, 0, blocks - 1).astype(int)
-    row = np.clip((xy[:, 1] - area[1]) / max(area[3], 1) * blocks, 0, blocks - 1).astype(int)
-    order = rng.permutation(blocks * blocks) % FOLDS
-    return np.asarray(order[row * blocks + column], dtype=np.intp)
+    column, row = _blocks(xy, area)
+    return (column + 2 * row) % FOLDS
+
+
+def _blocks(xy: FloatArray, area: tuple[float, float, float, float]) -> tuple[IntArray, IntArray]:
+    """Column and row of the block that each point lies in."""
+    place = (xy - area[:2]) / np.maximum(area[2:], 1.0) * BLOCKS
+    column, row = np.clip(place, 0, BLOCKS - 1).astype(np.intp).T
+    return column, row
+
+
+def bare_share(xy: FloatArray, kept: BoolArray, area: tuple[float, float, float, float]) -> float:
+    """Share of the blocks in which hardly a tie point was kept: there a field rests on nothing.
+
+    Blocks without enough tie points to tell do not count.
+
+    Args:
+        xy: (N, 2) reference pixels.
+        kept: (N,) tie points that the fit rests on.
+        area: (x, y, w, h) of the reference.
+    """
+    column, row = _blocks(xy, area)
+    block = row * BLOCKS + column
+    measured = np.bincount(block, minlength=BLOCKS**2)
+    carried = np.bincount(block[kept], minlength=BLOCKS**2)
+    seen = measured >= BLOCK_POINTS
+    if not seen.any():
+        return 0.0
+    return float((carried < BARE * kept.mean() * measured)[seen].mean())
 
 
 def _held_out(
@@ -350,7 +378,7 @@ def _held_out(
     weights: FloatArray,
     keep: BoolArray,
     judged: BoolArray,
-    fold: npt.NDArray[np.intp],
+    fold: IntArray,
     area: tuple[float, float, float, float],
 ) -> FloatArray:
     """Distance of the judged tie points to a fit on kept ones outside their fold; others NaN."""
