@@ -12,6 +12,7 @@ from rasterio.errors import NotGeoreferencedWarning
 import rsfuse
 from rsfuse.errors import ConfigError
 from rsfuse.matching.metrics import grid_errors
+from rsfuse.ops.geometry2d import for_opencv
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,7 @@ def moved(image: np.ndarray, angle_deg: float, scale: float, size: int) -> tuple
     matrix = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
     middle = image.shape[0] / 2
     matrix[:2, 2] = size / 2 - matrix[:2, :2] @ [middle + 6.3, middle - 4.2]
-    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    centred = np.linalg.inv(half) @ matrix @ half
-    view = cv2.warpAffine(image, centred[:2], (size, size), flags=cv2.INTER_CUBIC)
+    view = cv2.warpAffine(image, for_opencv(matrix)[:2], (size, size), flags=cv2.INTER_CUBIC)
     return view, matrix
 
 
@@ -119,3 +118,25 @@ def test_errors_of_the_transform_are_honest(ground: np.ndarray) -> None:
     assert result.held_out_px["median"] < 1.0
     spread = result.standard_error_px([[210.0, 210.0]])[0]
     assert 0 < spread < 0.2
+
+
+def test_a_strong_bend_is_followed_and_where_nothing_carries_it_said() -> None:
+    side = 640
+    rng = np.random.default_rng(8)
+    image = cv2.GaussianBlur(rng.normal(size=(side, side)).astype(np.float32), (0, 0), 2.0)
+    y, x = (np.mgrid[0:side, 0:side] + 0.5).astype(np.float32)
+    bend = 16 * np.stack([np.sin(y / 90), np.sin(x / 100)])  # of what lies at a query pixel
+    query = cv2.remap(image, x + bend[0] - 0.5, y + bend[1] - 0.5, cv2.INTER_CUBIC)
+    inside = slice(40, -40, 20)
+    at = np.stack([x[inside, inside].ravel(), y[inside, inside].ravel()], axis=1).astype(float)
+    lies = at + bend[:, inside, inside].reshape(2, -1).T
+    whole = rsfuse.match(image, query, upright=True, threads=1)
+    assert whole.status == "ok"
+    assert whole.transform is not None
+    assert whole.transform.model == "smooth"
+    assert np.hypot(*(whole.transform.apply(lies) - at).T).mean() < 0.5
+    other = cv2.GaussianBlur(rng.normal(size=(side, side)).astype(np.float32), (0, 0), 2.0)
+    query[:, 420:] = other[:, 420:]
+    part = rsfuse.match(image, query, upright=True, threads=1)
+    assert part.status == "weak"
+    assert "unsupported_field" in {reason.code for reason in part.reasons}

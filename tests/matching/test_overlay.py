@@ -8,7 +8,7 @@ from rsfuse.geo.raster import open_raster
 from rsfuse.matching.overlay import View, polished, standing_out, views
 from rsfuse.matching.predict import Options, pair_reader
 from rsfuse.matching.trust import presence
-from rsfuse.ops.geometry2d import apply_matrix
+from rsfuse.ops.geometry2d import apply_matrix, for_opencv
 
 SIDE = 240
 
@@ -56,9 +56,8 @@ def test_a_small_turn_scale_and_shift_is_found(
     truth = np.eye(3)
     truth[:2] = cv2.getRotationMatrix2D((SIDE / 2, SIDE / 2), turn_deg, scale)
     truth[:2, 2] += shift
-    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    centred = np.linalg.inv(half) @ truth @ half
-    moved = cv2.warpAffine(image, centred[:2], (SIDE, SIDE), borderMode=cv2.BORDER_REFLECT)
+    there = for_opencv(truth)[:2]
+    moved = cv2.warpAffine(image, there, (SIDE, SIDE), borderMode=cv2.BORDER_REFLECT)
     found = polished(seen(image, moved), (SIDE, SIDE))
     points = np.random.default_rng(3).uniform(20, SIDE - 20, (20, 2))
     gap = np.hypot(*(apply_matrix(found, points) - apply_matrix(truth, points)).T)

@@ -13,6 +13,7 @@ from rsfuse.matching.data import is_held_out, read_pairs
 from rsfuse.matching.model import CELL
 from rsfuse.matching.operators import HELD_OUT, OPERATORS, degraded
 from rsfuse.matching.pairs import Motions, Sources, Stack, draw_sample, load_groups, stack_of_pair
+from rsfuse.ops.geometry2d import for_opencv
 
 SIZE = 128
 PLAIN = Motions(far=0, unrelated=0, holes=0, zoom=(1.0, 1.0))
@@ -143,9 +144,8 @@ def test_empty_sources_are_refused(sources: Sources, message: str) -> None:
 def test_a_turned_query_is_brought_onto_the_reference(tmp_path: Path) -> None:
     image = ground(3, 220)
     turn = cv2.getRotationMatrix2D((110, 110), 25, 1.0)  # between corners
-    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    centred = np.linalg.inv(half) @ np.vstack([turn, [0, 0, 1]]) @ half
-    query = cv2.warpAffine(image[0], centred[:2], (220, 220))[None]
+    there = for_opencv(np.vstack([turn, [0, 0, 1]]))[:2]
+    query = cv2.warpAffine(image[0], there, (220, 220))[None]
     for name, pixels in (("a", image), ("b", query)):
         cv2.imwrite(str(tmp_path / f"{name}.png"), pixels[0])
     entry = {"pair": "1", "category": "x", "image1": "a.png", "image2": "b.png",

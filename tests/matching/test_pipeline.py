@@ -16,7 +16,7 @@ from rsfuse.matching.pipeline import (
 from rsfuse.matching.predict import Options, _close, pair_reader
 from rsfuse.matching.robust import Consensus
 from rsfuse.matching.search import FIRST_LOOK, SECOND_LOOK, Candidate
-from rsfuse.ops.geometry2d import apply_matrix
+from rsfuse.ops.geometry2d import apply_matrix, for_opencv
 
 SIDE = 320
 # As far as can be from the rotations of the first look, and among those of the second.
@@ -28,9 +28,7 @@ def turned(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a = np.deg2rad(TURN_DEG)
     matrix = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1.0]])
     matrix[:2, 2] = SIDE / 2 - matrix[:2, :2] @ [SIDE / 2, SIDE / 2]
-    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    centred = np.linalg.inv(half) @ matrix @ half
-    return cv2.warpAffine(image, centred[:2], (SIDE, SIDE)), matrix
+    return cv2.warpAffine(image, for_opencv(matrix)[:2], (SIDE, SIDE)), matrix
 
 
 def reader(first: np.ndarray, second: np.ndarray) -> PairReader:

@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from rsfuse.matching.robust import Consensus, Fit, consensus, design_matrix, fit_transform
-from rsfuse.ops.geometry2d import Transform, apply_matrix
+from rsfuse.matching.robust import (
+    BLOCKS,
+    Consensus,
+    Fit,
+    bare_share,
+    consensus,
+    design_matrix,
+    fit_transform,
+)
+from rsfuse.ops.geometry2d import Transform, apply_matrix, fit_field
 
 AREA = (0.0, 0.0, 600.0, 480.0)
 RADIUS, TOLERANCE = 12.0, 2.0
@@ -244,6 +252,33 @@ def test_hopeless_weights_give_no_fit(rng: np.random.Generator) -> None:
 def test_few_tie_points_do_not_carry_a_field(rng: np.random.Generator) -> None:
     found, _, _ = fit("smooth", rng, n=60, outliers=0)
     assert "smooth" not in found.scores
+
+
+def test_a_field_begins_with_the_tie_points_near_where_it_was(rng: np.random.Generator) -> None:
+    """A bend far from any affine map is kept whole once a field has come near it."""
+    xy = places(rng, 900)
+    bend = 40 * np.stack([np.sin(xy[:, 1] / 100), np.cos(xy[:, 0] / 110)], axis=1)
+    there = xy + bend + rng.normal(0, NOISE, xy.shape)
+    near = fit_field(xy, bend + 4.0, np.ones(900), area=AREA, cells=(8, 8), stiffness=1e-3)
+    start = Transform("smooth", np.eye(3), near)
+    weights = np.full(900, 0.9)
+    assert fit_transform(xy, there, weights, area=AREA, models=ALL, tolerance=3.0) is None
+    found = fit_transform(xy, there, weights, area=AREA, models=ALL, tolerance=3.0, start=start)
+    assert found is not None
+    assert found.transform.model == "smooth"
+    assert found.inliers.mean() > 0.9
+    assert np.median(np.hypot(*(found.transform.apply(xy) - xy - bend).T)) < 2 * NOISE
+
+
+def test_bare_blocks_are_those_without_a_kept_tie_point(rng: np.random.Generator) -> None:
+    xy = places(rng, 2000)
+    assert bare_share(xy, np.ones(2000, bool), AREA) == 0
+    assert bare_share(xy, rng.random(2000) < 0.3, AREA) < 0.05
+    left = xy[:, 0] < AREA[2] / 3
+    assert bare_share(xy, left, AREA) == pytest.approx(2 / 3)
+    one = (xy < np.array(AREA[2:]) / BLOCKS).all(axis=1)
+    assert bare_share(xy, ~one, AREA) == pytest.approx(1 / BLOCKS**2)
+    assert bare_share(xy[:3], np.zeros(3, bool), AREA) == 0  # too few to tell
 
 
 def test_the_same_generator_gives_the_same_fit() -> None:

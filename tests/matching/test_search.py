@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rsfuse.matching.search import Candidate, View, flattened, search
-from rsfuse.ops.geometry2d import apply_matrix, rotation_scale_of
+from rsfuse.ops.geometry2d import apply_matrix, for_opencv, rotation_scale_of
 
 SIDE = 96
 
@@ -43,10 +43,8 @@ def views(
     ground = land(rng, shape)
     start = (ground.shape[0] - side) // 2
     cut = np.array([[1, 0, -start], [0, 1, -start], [0, 0, 1.0]])
-    half = np.eye(3)
-    half[:2, 2] = 0.5
-    whole = np.linalg.inv(half) @ matrix @ cut @ half
-    query = cv2.warpAffine(ground, whole[:2], (size, size), flags=cv2.INTER_LINEAR)
+    whole = for_opencv(matrix @ cut)[:2]
+    query = cv2.warpAffine(ground, whole, (size, size), flags=cv2.INTER_LINEAR)
     reference = ground[start : start + side, start : start + side]
     return (
         View(np.ascontiguousarray(reference)[None], np.ones((side, side), bool), (1.0, 1.0)),

@@ -6,7 +6,7 @@ import numpy as np
 
 from rsfuse.errors import ConfigError
 from rsfuse.geo.raster import RasterSource, open_raster
-from rsfuse.matching.overlay import polished, standing_out, views
+from rsfuse.matching.overlay import LATTICES, polished, standing_out, views
 from rsfuse.matching.pipeline import PairReader
 from rsfuse.matching.predict import Options, compose, match, pair_reader
 from rsfuse.matching.results import MatchResult
@@ -14,8 +14,6 @@ from rsfuse.matching.trust import OK_CONFIDENCE, Status, presence
 from rsfuse.ops.geometry2d import Transform
 
 NEAR_PX = 64.0
-# Reference pixels per pixel, one after the other: what drowns in noise shows on a coarser lattice.
-LATTICES = (1.0, 2.0, 4.0)
 EVEN_ODDS = 0.5  # below, a georeference is not believed
 # What the files say stays unless another place stands out by so much more, in standard deviations.
 CLEARLY_BETTER = 0.4

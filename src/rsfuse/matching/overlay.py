@@ -19,9 +19,10 @@ from scipy import fft, optimize
 from rsfuse.matching.pipeline import PairReader, Points, Rect
 from rsfuse.matching.search import flattened
 from rsfuse.matching.structure import ComplexImage, structure_channels
-from rsfuse.ops.geometry2d import FloatArray
+from rsfuse.ops.geometry2d import FloatArray, for_opencv
 
-LATTICES = (1.0, 2.0, 4.0)  # reference pixels per pixel
+# Reference pixels per pixel: what drowns in noise shows on a coarser lattice.
+LATTICES = (1.0, 2.0, 4.0)
 WINDOW_PX = 768  # side of a window, pixels of the lattice
 ACROSS = 3  # windows along a side, at most
 REACH_PX = 64  # the null distribution: shifts up to here, reference pixels
@@ -136,8 +137,7 @@ def _correlation(view: View, change: FloatArray) -> float:
     for (own, other), (x, y, w, h) in zip(view.windows, view.rects, strict=True):
         rows, columns = own.shape[1:]
         lift = np.array([[w / columns, 0, x], [0, h / rows, y], [0, 0, 1]])
-        half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-        there = np.linalg.inv(lift @ half) @ change @ lift @ half
+        there = for_opencv(np.linalg.inv(lift) @ change @ lift)
         for a, b in zip(own, other, strict=True):
             parts = np.ascontiguousarray(b).view(np.float32).reshape(rows, columns, 2)
             moved = cv2.warpAffine(

@@ -230,12 +230,12 @@ def fit_transform(
         if found is not None:
             fits[model] = found
     if "smooth" in models:
-        base = next((m for m in ("affine", "similarity", "shift") if m in fits), None)
-        whole = fits.get(base or "")
-        found = whole or _reweighted("affine", xy0, xy1, weights, tolerance)
-        if found is not None:
-            begin = (start or found[0]).apply(xy0)
-            field = _field_fit(xy0, xy1, weights, found[0].base, begin, area, tolerance)
+        # Of the base only the start matters: what is straight in a field costs nothing.
+        if start is None:
+            whole = fits.get("affine") or _reweighted("affine", xy0, xy1, weights, tolerance)
+            start = whole and whole[0]
+        if start is not None:
+            field = _field_fit(xy0, xy1, weights, start, area, tolerance)
             if field is not None:
                 fits["smooth"] = field
     if not fits:
@@ -312,13 +312,12 @@ def _field_fit(
     xy0: FloatArray,
     xy1: FloatArray,
     weights: FloatArray,
-    base: FloatArray,
-    begin: FloatArray,
+    start: Transform,
     area: tuple[float, float, float, float],
     tolerance: float,
 ) -> tuple[Transform, BoolArray] | None:
-    gap = xy1 - apply_matrix(base, xy0)
-    robust = (np.hypot(*(xy1 - begin).T) < 4 * tolerance).astype(float)
+    gap = xy1 - apply_matrix(start.base, xy0)
+    robust = (np.hypot(*(xy1 - start.apply(xy0)).T) < 4 * tolerance).astype(float)
     field = None
     keep = robust > 0
     for widest in tolerance * np.geomspace(2.0, 0.25, 8):
@@ -335,7 +334,7 @@ def _field_fit(
         cut = max(float(np.clip(4.0 * np.median(near) + 0.3, 0.8, tolerance)), widest)
         robust = np.where(distance < cut, (1 - (distance / cut) ** 2) ** 2, 0.0)
         keep = distance < cut
-    return Transform("smooth", base, field), keep
+    return Transform("smooth", start.base, field), keep
 
 
 def _spatial_folds(xy: FloatArray, area: tuple[float, float, float, float]) -> IntArray:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from scipy import fft
 
 from rsfuse.matching.structure import ComplexImage, FloatImage, Mask, Structure, structure_channels
+from rsfuse.ops.geometry2d import for_opencv
 
 FloatArray = npt.NDArray[np.float64]
 _Placed = tuple[float, float, float, FloatArray]
@@ -162,7 +163,7 @@ def _correlate(
     for rotation in (float(angle) for angle in rotations_deg):
         # turn maps pixels of `other` to canvas pixels (corner convention).
         turn = _turn((other.valid.shape[1], other.valid.shape[0]), rotation, size)
-        turned = cv2.warpAffine(planes, _centred(turn)[:2], (size, size), flags=cv2.INTER_LINEAR)
+        turned = cv2.warpAffine(planes, for_opencv(turn)[:2], (size, size), flags=cv2.INTER_LINEAR)
         z = np.moveaxis(turned.view(np.complex64), -1, 0).copy()
         phase = np.exp(-1j * np.deg2rad(rotation))
         z[0] *= np.complex64(phase**2)
@@ -195,13 +196,6 @@ def _turn(size: tuple[int, int], rotation_deg: float, canvas: int) -> FloatArray
     centre = np.array([size[0] / 2, size[1] / 2])
     matrix[:2, 2] = canvas / 2 - matrix[:2, :2] @ centre
     return matrix
-
-
-def _centred(matrix: FloatArray) -> FloatArray:
-    """The matrix for OpenCV, whose pixel centres are integers."""
-    half = np.eye(3)
-    half[:2, 2] = 0.5
-    return np.linalg.inv(half) @ matrix @ half
 
 
 def _apply(matrix: FloatArray, xy: FloatArray) -> FloatArray:

@@ -39,6 +39,12 @@ def apply_matrix(matrix: npt.NDArray[Any], xy: npt.ArrayLike) -> FloatArray:
     return np.where(w > 0, mapped, np.nan)
 
 
+def for_opencv(matrix: npt.NDArray[Any]) -> FloatArray:
+    """(3, 3) the same map for OpenCV, which counts from the centre of the first pixel."""
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    return np.asarray(np.linalg.inv(half) @ matrix @ half, dtype=np.float64)
+
+
 def jacobian_of(matrix: npt.NDArray[Any], xy: npt.ArrayLike) -> FloatArray:
     """(N, 2, 2) derivative of a (3, 3) matrix at points; NaN behind the horizon."""
     points = as_points(xy)
