@@ -29,9 +29,10 @@ Rect = tuple[float, float, float, float]
 
 VERIFY_SIDE_PX = 288  # long side at which candidates are verified
 WHOLE_SIDE_PX = 1152  # a lattice up to this long is measured in one piece
-TILE_PX = 640
+TILE_PX = 320  # beyond, scenes are measured in tiles: templates and their surroundings fit in
 MAX_TILES = 144  # measured at each level of a scene; spread evenly
-LEVEL_STEP = 3.0  # between the levels of a scene
+LEVEL_STEP = 3.3  # between the levels of a scene
+LEVEL_SPARED = 1.2  # a level so close to the finest is spared
 CANDIDATES = 8
 VERIFY_CELLS = 14  # keypoints along the long side when candidates are verified
 CLEAR_EVIDENCE = 15.0  # agreement beyond which further candidates are not looked at

@@ -478,7 +478,8 @@ def refine(
     factor = max(1.0, max(h, w) / pipeline.VERIFY_SIDE_PX)
     factors = []
     while factor > finest * 1.01:
-        factor = max(finest, factor / pipeline.LEVEL_STEP)
+        factor /= pipeline.LEVEL_STEP
+        factor = factor if factor > pipeline.LEVEL_SPARED * finest else finest
         factors.append(factor)
     factors = factors or [finest]
     placement: Transform = Transform("affine", matrix)
