@@ -20,12 +20,12 @@ Status = Literal["ok", "weak", "refused"]
 
 # Of each method: intercept and weights of the features of `pair_features`.
 PAIR_WEIGHTS = {
-    "classic": (-15.557, 0.561, 4.597, 4.808),
+    "classic": (-19.058, 0.455, 5.958, 6.411),
     "cstf": (-27.919, 2.947, 0.772, 8.656),
 }
 # Of each method: intercept and weights of the features of `tie_point_features`.
 TIE_POINT_WEIGHTS = {
-    "classic": (1.428, 0.409, 0.227, -1.092),
+    "classic": (1.404, 0.407, 0.226, -1.087),
     "cstf": (1.714, 0.498, 0.277, -1.329),
 }
 # Probability that two images placed by what their files say show the same ground there, from
