@@ -21,12 +21,12 @@ Status = Literal["ok", "weak", "refused"]
 # Of each method: intercept and weights of the features of `pair_features`.
 PAIR_WEIGHTS = {
     "classic": (-19.058, 0.455, 5.958, 6.411),
-    "cstf": (-27.919, 2.947, 0.772, 8.656),
+    "cstf": (-27.624, 2.97, 0.863, 8.467),
 }
 # Of each method: intercept and weights of the features of `tie_point_features`.
 TIE_POINT_WEIGHTS = {
     "classic": (1.404, 0.407, 0.226, -1.087),
-    "cstf": (1.714, 0.498, 0.277, -1.329),
+    "cstf": (1.741, 0.521, 0.29, -1.389),
 }
 # Probability that two images placed by what their files say show the same ground there, from
 # `overlay.standing_out`; by benchmarks/presence.py on SRIF, s1s2 and simulated scenes by day and
