@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -210,47 +210,20 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
             parameters,
         )
 
-    for name, source in (("reference", reference), ("query", query)):
-        if min(source.shape) < SMALLEST_SIDE_PX:
-            return refuse(
-                Reason(
-                    "too_small",
-                    f"The {name} is {source.shape[1]} x {source.shape[0]} pixels; matching needs "
-                    f"at least {SMALLEST_SIDE_PX} on both sides.",
-                    {"width": source.shape[1], "height": source.shape[0]},
-                )
-            )
+    too_small = next(_too_small(reference, query), None)
+    if too_small is not None:
+        return refuse(too_small)
     pair, linear_base, problem = pair_reader(reference, query, options)
     if pair is None:
         return refuse(problem or Reason("no_overlap", "The two rasters share no ground."))
-    for name, (image, valid) in (
-        ("reference", pair.read0((0, 0, pair.shape0[1], pair.shape0[0]), _small(pair.shape0))),
-        ("query", _whole_query(pair)),
-    ):
-        if float(valid.mean()) < 0.02:
-            return refuse(
-                Reason("no_valid_pixels", f"The {name} has no usable pixels: all are nodata.")
-            )
-        if float(image[:, valid].std(axis=1).max()) < 1e-6:
-            return refuse(
-                Reason("no_structure", f"The {name} is one flat value: there is nothing to match.")
-            )
+    featureless = next(_featureless(pair), None)
+    if featureless is not None:
+        return refuse(featureless)
     stages.mark("open")
     rng = np.random.default_rng(options.seed)
     georeferenced = reference.is_georeferenced and query.is_georeferenced
-    verified: list[pipeline.Verified] = []
-    found, clear = 0.0, False
-    for range_ in _ranges(options, georeferenced, pair.shape0):
-        candidates = pipeline.find_candidates(pair, range_, threads=options.threads)
-        stages.mark("global search")
-        looked = pipeline.verify_all(pair, measurer, candidates, rng)
-        stages.mark("verification")
-        verified = sorted(verified + looked, key=lambda v: -v.consensus.evidence)
-        # Of the many candidates of a second look one may agree as well by chance.
-        found = verified[0].consensus.evidence if verified else 0.0
-        clear = found > CLEAR_EVIDENCE and not range_.again
-        if clear:
-            break
+    verified, doubted = _placements(pair, measurer, options, georeferenced, rng, stages)
+    found = verified[0].consensus.evidence if verified else 0.0
     if found < pipeline.SOME_EVIDENCE:
         return refuse(
             Reason(
@@ -262,7 +235,7 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
             candidates=len(verified),
         )
     refined = []
-    for placement in verified[:1] if clear else _close(verified, looked):
+    for placement in doubted:
         rows, fit, agreement = refine(pair, measurer, placement.matrix, options, rng, stages)
         evidence = _evidence(pair, placement, rows, fit, agreement)
         refined.append((placement, rows, fit, evidence))
@@ -283,53 +256,21 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
             ),
             evidence=best.consensus.evidence,
         )
-    placed = fit.transform
-    transform = compose(placed, pair, linear_base)
-    xy1 = pair.base(rows.placed)
-    residual = xy1 - transform.apply(rows.xy)
-    kept = fit.inliers
-    template = _template(_overlap(pair, best.matrix), rows.factor)
-    agree = neighbours_agree(
-        rows.xy / rows.factor,
-        (placed.invert(rows.placed) - rows.xy) / rows.factor,
-        rows.measured.probability,
-        tolerance=2.0,
-        apart=0.5 * template,
-    )
-    unexplained = float((agree & ~kept).sum()) / max(int(agree.sum()), 1)
+    transform = compose(fit.transform, pair, linear_base)
+    overlap = _overlap(pair, best.matrix)
+    unexplained = _unexplained(rows, fit, _template(overlap, rows.factor))
+    bare = bare_share(rows.xy, fit.inliers, overlap) if fit.transform.field else 0.0
     confidence = pair_confidence(evidence, measurer.name)
-    distance = np.hypot(*residual.T)
-    query_per_lattice = rows.factor * _query_scale(transform, pair.shape0)
-    points = TiePoints(
-        xy0=rows.xy,
-        xy1=xy1,
-        probability=tie_point_probability(
-            rows.measured.probability,
-            rows.measured.height,
-            distance,
-            confidence=confidence,
-            method=measurer.name,
-        ),
-        score=rows.measured.score,
-        sigma_px=np.hypot(SCATTER_SHARE * fit.scale, SHARED_PX)
-        * query_per_lattice
-        / rows.factor
-        * np.ones(len(kept)),
-        residual=residual,
-        kept=kept,
-        held_out_px=fit.held_out * _query_scale(transform, pair.shape0),
-        from_query=rows.backward,
-    )
-    bare = bare_share(rows.xy, kept, _overlap(pair, best.matrix)) if placed.field else 0.0
+    points = _tie_points(pair, rows, fit, transform, confidence, measurer.name)
     status, reasons = judge(confidence, evidence, fit, rows.factor, unexplained, bare)
-    before = np.hypot(*(xy1 - pair.base(rows.xy)).T)[kept]
+    before = np.hypot(*(points.xy1 - pair.base(rows.xy)).T)[points.kept]
     stages.mark("fit")
     return MatchResult(
         status,
         confidence,
         reasons,
         transform,
-        fit.covariance if placed.model != "smooth" else None,
+        fit.covariance if fit.transform.model != "smooth" else None,
         points,
         before if georeferenced or reference.shape == query.shape else None,
         {
@@ -343,6 +284,98 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
         reference,
         query,
         parameters,
+    )
+
+
+def _too_small(reference: RasterSource, query: RasterSource) -> Iterator[Reason]:
+    """Why images cannot be matched, by their sizes."""
+    for name, source in (("reference", reference), ("query", query)):
+        if min(source.shape) < SMALLEST_SIDE_PX:
+            yield Reason(
+                "too_small",
+                f"The {name} is {source.shape[1]} x {source.shape[0]} pixels; matching needs "
+                f"at least {SMALLEST_SIDE_PX} on both sides.",
+                {"width": source.shape[1], "height": source.shape[0]},
+            )
+
+
+def _featureless(pair: PairReader) -> Iterator[Reason]:
+    """Why images cannot be matched, by their pixels."""
+    for name, (image, valid) in (
+        ("reference", pair.read0((0, 0, pair.shape0[1], pair.shape0[0]), _small(pair.shape0))),
+        ("query", _whole_query(pair)),
+    ):
+        if float(valid.mean()) < 0.02:
+            yield Reason("no_valid_pixels", f"The {name} has no usable pixels: all are nodata.")
+        elif float(image[:, valid].std(axis=1).max()) < 1e-6:
+            yield Reason(
+                "no_structure", f"The {name} is one flat value: there is nothing to match."
+            )
+
+
+def _placements(
+    pair: PairReader,
+    measurer: AnyMeasurer,
+    options: Options,
+    georeferenced: bool,
+    rng: np.random.Generator,
+    stages: Stages,
+) -> tuple[list[pipeline.Verified], list[pipeline.Verified]]:
+    """Verified placements of the query, best first; and those that full resolution has to judge."""
+    verified: list[pipeline.Verified] = []
+    looked: list[pipeline.Verified] = []
+    for range_ in _ranges(options, georeferenced, pair.shape0):
+        candidates = pipeline.find_candidates(pair, range_, threads=options.threads)
+        stages.mark("global search")
+        looked = pipeline.verify_all(pair, measurer, candidates, rng)
+        stages.mark("verification")
+        verified = sorted(verified + looked, key=lambda v: -v.consensus.evidence)
+        # Of the many candidates of a second look one may agree as well by chance.
+        if verified and verified[0].consensus.evidence > CLEAR_EVIDENCE and not range_.again:
+            return verified, verified[:1]
+    return verified, _close(verified, looked)
+
+
+def _unexplained(rows: TiePointRows, fit: Fit, template: int) -> float:
+    """Share of the tie points that agree with their neighbours, but not with the fit."""
+    agree = neighbours_agree(
+        rows.xy / rows.factor,
+        (fit.transform.invert(rows.placed) - rows.xy) / rows.factor,
+        rows.measured.probability,
+        tolerance=2.0,
+        apart=0.5 * template,
+    )
+    return float((agree & ~fit.inliers).sum()) / max(int(agree.sum()), 1)
+
+
+def _tie_points(
+    pair: PairReader,
+    rows: TiePointRows,
+    fit: Fit,
+    transform: Transform,
+    confidence: float,
+    method: str,
+) -> TiePoints:
+    """Tie points with their errors and probabilities, in pixels of both images."""
+    xy1 = pair.base(rows.placed)
+    residual = xy1 - transform.apply(rows.xy)
+    scale = _query_scale(transform, pair.shape0)
+    return TiePoints(
+        xy0=rows.xy,
+        xy1=xy1,
+        probability=tie_point_probability(
+            rows.measured.probability,
+            rows.measured.height,
+            np.hypot(*residual.T),
+            confidence=confidence,
+            method=method,
+        ),
+        score=rows.measured.score,
+        sigma_px=np.full(len(xy1), np.hypot(SCATTER_SHARE * fit.scale, SHARED_PX) * scale),
+        residual=residual,
+        kept=fit.inliers,
+        held_out_px=fit.held_out * scale,
+        from_query=rows.backward,
     )
 
 
