@@ -11,6 +11,7 @@ from rsfuse.matching.pipeline import (
     SearchRange,
     Verified,
     find_candidates,
+    spread_tiles,
     verify,
 )
 from rsfuse.matching.predict import Options, _close, pair_reader
@@ -45,6 +46,26 @@ def grains() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     view, matrix = turned(image)
     noise = rng.normal(size=(2, SIDE, SIDE)).astype(np.float32) * 0.35 * image.std()
     return image + noise[0], view + noise[1], matrix
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "most", "across", "down"),
+    [
+        ((500, 300), 768, 9, 1, 1),
+        ((1000, 700), 320, 144, 4, 3),
+        ((10000, 10000), 320, 144, 12, 12),
+        ((10000, 10000), 768, 9, 3, 3),
+        ((9000, 300), 320, 9, 9, 1),
+    ],
+)
+def test_tiles_are_spread_from_border_to_border(
+    size: tuple[int, int], side: float, most: int, across: int, down: int
+) -> None:
+    tiles = np.array(spread_tiles((10.0, 20.0, *size), side, most))
+    assert len(tiles) == across * down
+    assert (tiles[:, 2:] == np.minimum(side, size)).all()
+    assert tiles[:, :2].min(axis=0).tolist() == [10, 20]
+    assert (tiles[:, :2] + tiles[:, 2:]).max(axis=0).tolist() == [10 + size[0], 20 + size[1]]
 
 
 def misplaced(matrix: np.ndarray, truth: np.ndarray) -> float:

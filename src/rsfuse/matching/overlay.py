@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from scipy import fft, optimize
 
-from rsfuse.matching.pipeline import PairReader, Points, Rect
+from rsfuse.matching.pipeline import PairReader, Points, Rect, spread_tiles
 from rsfuse.matching.search import flattened
 from rsfuse.matching.structure import ComplexImage, structure_channels
 from rsfuse.ops.geometry2d import FloatArray, for_opencv
@@ -24,7 +24,7 @@ from rsfuse.ops.geometry2d import FloatArray, for_opencv
 # Reference pixels per pixel: what drowns in noise shows on a coarser lattice.
 LATTICES = (1.0, 2.0, 4.0)
 WINDOW_PX = 768  # side of a window, pixels of the lattice
-ACROSS = 3  # windows along a side, at most
+WINDOWS = 9  # at most, spread over the area
 REACH_PX = 64  # the null distribution: shifts up to here, reference pixels
 SMALLEST_PX = 48  # a window below this tells nothing
 FLATTENING = 0.4  # as in the search: long straight edges fit everywhere along themselves
@@ -65,7 +65,7 @@ def views(
     for factor in factors:
         if min(area[2:]) / factor < SMALLEST_PX:
             continue
-        rects = _spread(area, WINDOW_PX * factor)
+        rects = spread_tiles(area, WINDOW_PX * factor, WINDOWS)
         windows = []
         for x, y, w, h in rects:
             shape = (round(h / factor), round(w / factor))
@@ -158,18 +158,3 @@ def _surface(view: View, power: float) -> tuple[FloatArray, FloatArray]:
         surface += np.roll(whole, (reach, reach), axis=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     return surface, np.hypot(x, y)
-
-
-def _spread(area: Rect, side: float) -> list[Rect]:
-    """Windows of a side, evenly spread over an area."""
-    x0, y0, w, h = area
-
-    def starts(first: float, length: float) -> FloatArray:
-        count = min(ACROSS, int(np.ceil(length / side)))
-        return first + np.round(np.linspace(0, max(length - side, 0), count))
-
-    return [
-        (float(x), float(y), float(min(side, w)), float(min(side, h)))
-        for y in starts(y0, h)
-        for x in starts(x0, w)
-    ]

@@ -267,6 +267,21 @@ def tie_points_in(
     return TiePointRows(xy, placement(there), measured, backward, float(step.mean()))
 
 
+def spread_tiles(rect: Rect, side: float, most: int) -> list[Rect]:
+    """Square tiles of a side on a rectangle, at most so many, evenly spread."""
+    x, y, w, h = rect
+    across, down = max(1, int(np.ceil(w / side))), max(1, int(np.ceil(h / side)))
+    shrink = np.sqrt(across * down / most)
+    if shrink > 1:
+        across, down = (max(1, int(n / shrink + 1e-9)) for n in (across, down))
+        across = min(across, most // down)
+        down = min(down, most // across)
+    tile = (float(min(side, w)), float(min(side, h)))
+    xs = np.round(np.linspace(x, x + w - tile[0], across))
+    ys = np.round(np.linspace(y, y + h - tile[1], down))
+    return [(float(left), float(top), *tile) for top in ys for left in xs]
+
+
 def join(rows: list[TiePointRows]) -> TiePointRows:
     """Rows of several windows in one table."""
     measured = Displacements(

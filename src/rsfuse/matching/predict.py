@@ -626,7 +626,7 @@ def _measure_level(
             radius=radius,
         )
         return rows if len(rows.xy) else None
-    tiles = _tiles(rect, factor)
+    tiles = pipeline.spread_tiles(rect, pipeline.TILE_PX * factor, pipeline.MAX_TILES)
     spacing = int(np.sqrt(pipeline.TILE_PX**2 * len(tiles) / SCENE_KEYPOINTS))
 
     def one(tile: pipeline.Rect) -> TiePointRows:
@@ -645,20 +645,6 @@ def _measure_level(
     parts = pipeline.each(one, tiles)
     found = [p for p in parts if len(p.xy)]
     return pipeline.join(found) if found else None
-
-
-def _tiles(rect: pipeline.Rect, factor: float) -> list[pipeline.Rect]:
-    """Windows of the lattice, at most `MAX_TILES`, evenly spread."""
-    x, y, w, h = rect
-    side = pipeline.TILE_PX * factor
-    nx, ny = max(1, int(np.ceil(w / side))), max(1, int(np.ceil(h / side)))
-    shrink = np.sqrt(nx * ny / pipeline.MAX_TILES)
-    if shrink > 1:
-        nx, ny = max(1, int(nx / shrink)), max(1, int(ny / shrink))
-    tw, th = min(side, w), min(side, h)
-    xs = np.round(np.linspace(x, x + w - tw, nx))
-    ys = np.round(np.linspace(y, y + h - th, ny))
-    return [(float(a), float(b), float(tw), float(th)) for b in ys for a in xs]
 
 
 def _overlap(pair: PairReader, matrix: FloatArray) -> pipeline.Rect:
