@@ -12,7 +12,10 @@ from rasterio.errors import NotGeoreferencedWarning
 import rsfuse
 from rsfuse.errors import ConfigError
 from rsfuse.matching.metrics import grid_errors
-from rsfuse.ops.geometry2d import for_opencv
+from rsfuse.matching.predict import judge
+from rsfuse.matching.robust import Fit
+from rsfuse.matching.trust import Evidence
+from rsfuse.ops.geometry2d import Transform, for_opencv
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +121,28 @@ def test_errors_of_the_transform_are_honest(ground: np.ndarray) -> None:
     assert result.held_out_px["median"] < 1.0
     spread = result.standard_error_px([[210.0, 210.0]])[0]
     assert 0 < spread < 0.2
+
+
+@pytest.mark.parametrize(
+    ("model", "share", "unexplained", "bare", "code"),
+    [
+        ("affine", 0.5, 0.0, 0.0, None),
+        ("affine", 0.3, 0.0, 0.0, "doubtful_model"),
+        ("rigid", 0.3, 0.0, 0.0, None),
+        ("rigid", 0.5, 0.3, 0.0, "unmodelled_deformation"),
+        ("smooth", 0.5, 0.0, 0.3, "unsupported_field"),
+    ],
+)
+def test_a_doubt_makes_a_result_weak_and_is_named(
+    model: str, share: float, unexplained: float, bare: float, code: str | None
+) -> None:
+    kept = np.arange(400) < 400 * share
+    zero = np.zeros(400)
+    fit = Fit(Transform(model, np.eye(3)), kept, np.zeros((400, 2)), zero, 1.0, np.eye(6), {})
+    evidence = Evidence(50.0, share, 1.0, 400, int(kept.sum()), 15.0)
+    status, reasons = judge(0.99, evidence, fit, 1.0, unexplained, bare)
+    assert status == ("ok" if code is None else "weak")
+    assert [reason.code for reason in reasons] == ([] if code is None else [code])
 
 
 def test_a_strong_bend_is_followed_and_where_nothing_carries_it_said() -> None:

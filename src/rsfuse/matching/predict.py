@@ -61,6 +61,9 @@ UNEXPLAINED_MOST = 0.18
 # Share of the area that may carry no tie point of a field. Simulated warps that a field follows
 # have up to 0.09, one that it follows in part 0.22.
 BARE_MOST = 0.15
+# Share of the tie points that has to agree with shear or perspective. Simulated shear in radar has
+# 0.48, mountains in radar that were taken for shear 0.27 to 0.29.
+SKEWED_SHARE = 0.35
 LINEAR_BASE_PX = 0.05  # a georeference this straight is a matrix
 
 
@@ -479,6 +482,17 @@ def judge(
                 f"not fit the {fit.transform.model}: the ground is bent in a way it cannot follow. "
                 "Ask for the model smooth to follow it.",
                 {"unexplained": unexplained},
+            )
+        )
+    model = fit.transform.model
+    if model in ("affine", "homography") and evidence.share < SKEWED_SHARE:
+        reasons.append(
+            Reason(
+                "doubtful_model",
+                f"Only {100 * evidence.share:.0f} % of the tie points agree with the {model}: "
+                "slopes that a sensor displaces look like that too. Ask for the model similarity "
+                "to compare.",
+                {"share": evidence.share},
             )
         )
     if bare > BARE_MOST:
