@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import minimize
 
 # Pairs of "strangers" that show the same ground all the same: the protocol draws them by number.
 SAME_GROUND = {"srif/Optical-Infrared/151#unrelated", "srif/Nighttime/35#unrelated"}
@@ -69,19 +70,30 @@ def features_of(case, method="classic", weights=None):
     }
 
 
-def logistic_fit(features, outcome, *, ridge=1e-2, steps=200):
-    """Weights of a logistic regression, intercept first, by Newton's method."""
+def logistic_fit(features, outcome, *, ridge=1e-2, signs=None):
+    """Weights of a logistic regression, intercept first.
+
+    Args:
+        features: (N, P).
+        outcome: (N,) 0 or 1.
+        ridge: Penalty of squared weights.
+        signs: (P,) 1 for a feature that must not speak against, 0 for any; all 0 by default.
+    """
     design = np.column_stack([np.ones(len(features)), features])
-    weights = np.zeros(design.shape[1])
-    for _ in range(steps):
-        p = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
-        gradient = design.T @ (p - outcome) + ridge * np.r_[0.0, weights[1:]]
-        hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge * np.eye(len(weights))
-        step = np.linalg.solve(hessian, gradient)
-        weights = weights - step
-        if np.abs(step).max() < 1e-8:
-            break
-    return weights
+    signs = np.zeros(features.shape[1]) if signs is None else np.asarray(signs)
+
+    def loss(weights):
+        logit = np.clip(design @ weights, -40, 40)
+        p = 1 / (1 + np.exp(-logit))
+        value = (np.logaddexp(0, logit) - outcome * logit).sum() + ridge / 2 * (
+            weights[1:] @ weights[1:]
+        )
+        return value, design.T @ (p - outcome) + ridge * np.r_[0.0, weights[1:]]
+
+    bounds = [(None, None), *((0.0 if s else None, None) for s in signs)]
+    start = np.zeros(design.shape[1])
+    options = {"maxiter": 5000, "ftol": 1e-12, "gtol": 1e-8}
+    return minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options=options).x
 
 
 def probability(weights, features):
@@ -90,7 +102,7 @@ def probability(weights, features):
     return 1 / (1 + np.exp(-np.clip(design @ weights, -40, 40)))
 
 
-def cross_validated(features, outcome, groups, *, folds=5):
+def cross_validated(features, outcome, groups, *, folds=5, signs=None):
     """Probabilities of cases by fits that did not see their pair."""
     names = sorted(set(groups))
     fold = {name: k % folds for k, name in enumerate(np.random.default_rng(0).permutation(names))}
@@ -98,7 +110,8 @@ def cross_validated(features, outcome, groups, *, folds=5):
     result = np.zeros(len(outcome))
     for k in range(folds):
         held = number == k
-        result[held] = probability(logistic_fit(features[~held], outcome[~held]), features[held])
+        weights = logistic_fit(features[~held], outcome[~held], signs=signs)
+        result[held] = probability(weights, features[held])
     return result
 
 
@@ -135,13 +148,15 @@ def main():
             rows = [row for row in pool.map(work, cases, chunksize=1) if row is not None]
     outcome = np.array([r["right"] for r in rows], float)
     features = np.array([trust.pair_features(trust.Evidence(**r["evidence"])) for r in rows])
-    pair_weights = logistic_fit(features, outcome)
+    # Evidence never speaks against a placement, as one of two features that say the same may.
+    signs = np.ones(features.shape[1])
+    pair_weights = logistic_fit(features, outcome, signs=signs)
     ties = np.array([t for r in rows for t in r["ties"]])
     tie_weights = logistic_fit(ties[:, :-1], ties[:, -1])
     # A line on the old logit is a line on its features.
     rescaled = tie_weights[1] * old + tie_weights[0] * np.eye(len(old))[0]
     names = [r["id"].split("#")[0] for r in rows]
-    p = cross_validated(features, outcome, names)
+    p = cross_validated(features, outcome, names, signs=signs)
     ties_of = [name for name, r in zip(names, rows, strict=True) for _ in r["ties"]]
     q = cross_validated(ties[:, :-1], ties[:, -1], ties_of)
     wrong = [kind for kind in kinds if kind != "true"]

@@ -14,7 +14,7 @@ from rsfuse.matching.pipeline import (
     spread_tiles,
     verify,
 )
-from rsfuse.matching.predict import Options, _close, pair_reader
+from rsfuse.matching.predict import Options, _close, _search_margin, pair_reader
 from rsfuse.matching.robust import Consensus
 from rsfuse.matching.search import FIRST_LOOK, SECOND_LOOK, Candidate
 from rsfuse.ops.geometry2d import apply_matrix, for_opencv
@@ -71,6 +71,19 @@ def test_tiles_are_spread_from_border_to_border(
 def misplaced(matrix: np.ndarray, truth: np.ndarray) -> float:
     points = np.random.default_rng(0).uniform(60, SIDE - 60, (30, 2))
     return float(np.hypot(*(apply_matrix(matrix, points) - apply_matrix(truth, points)).T).mean())
+
+
+def test_the_margin_of_the_search_is_over_other_places() -> None:
+    nothing = Consensus(np.eye(3), np.zeros(0, bool), 0.0)
+
+    def placed(score: float, x: float) -> Verified:
+        matrix = np.array([[1, 0, x], [0, 1, 0], [0, 0, 1.0]])
+        return Verified(matrix, nothing, Candidate(score, matrix, 0.0, 1.0), 0)
+
+    best, same, other = placed(8.0, 0.0), placed(12.0, 2.0), placed(9.0, 90.0)
+    assert _search_margin(best, [best, same, other], (SIDE, SIDE)) == pytest.approx(np.log(12 / 9))
+    assert _search_margin(other, [best, same, other], (SIDE, SIDE)) == pytest.approx(np.log(9 / 12))
+    assert _search_margin(best, [best, same], (SIDE, SIDE)) == 0
 
 
 def test_the_second_look_has_the_rotations_between_those_of_the_first(grains: tuple) -> None:

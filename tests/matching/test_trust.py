@@ -18,6 +18,7 @@ from rsfuse.matching.trust import (
 
 SHARE = st.floats(0, 1)
 AMOUNT = st.floats(0, 1e4)
+MARGIN = st.floats(-3, 3)
 METHOD = st.sampled_from(sorted(PAIR_WEIGHTS))
 
 
@@ -49,6 +50,17 @@ def test_a_stronger_runner_up_never_raises_confidence(
     assert 0 <= rivalled <= clear <= 1
 
 
+@given(agreement=AMOUNT, margins=st.tuples(MARGIN, MARGIN), method=METHOD)
+def test_a_better_score_of_the_search_never_lowers_confidence(
+    agreement: float, margins: tuple[float, float], method: str
+) -> None:
+    low, high = (
+        pair_confidence(Evidence(agreement, 0.5, 2.0, 100, 50, 6.0, m), method)
+        for m in sorted(margins)
+    )
+    assert 0 <= low <= high <= 1
+
+
 @given(agreement=AMOUNT, runner_up=AMOUNT, stands=st.tuples(AMOUNT, AMOUNT), method=METHOD)
 def test_whole_images_that_stand_out_more_never_lower_confidence(
     agreement: float, runner_up: float, stands: tuple[float, float], method: str
@@ -77,8 +89,9 @@ def test_tie_points_or_whole_images_can_convince() -> None:
 
 def test_features_are_bounded() -> None:
     np.testing.assert_array_equal(pair_features(Evidence(-5, 0.0, -7, 0, 0, -3)), 0)
-    top = pair_features(Evidence(1e9, 1.0, 0, 10, 10, 1e9))
-    np.testing.assert_allclose(top, [np.log1p(200), 3, np.log1p(20)])
+    top = pair_features(Evidence(1e9, 1.0, 0, 10, 10, 1e9, 1e9))
+    np.testing.assert_allclose(top, [np.log1p(200), 3, np.log1p(20), 1])
+    assert pair_features(Evidence(0, 0, 0, 10, 10, 0, -1e9))[3] == -0.5
     assert pair_features(Evidence(0, 0, 1e9, 10, 10, 0))[1] == -2
 
 

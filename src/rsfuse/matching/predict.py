@@ -245,10 +245,11 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
         stages.mark("whole images")
     refined.sort(key=lambda r: -pair_confidence(r[3], measurer.name))
     best, rows, fit, evidence = refined[0]
-    others = [(v, v.consensus.evidence) for v in verified if v is not best]
-    others += [(v, other.agreement) for v, _, _, other in refined[1:]]
+    agreements = [(v, v.consensus.evidence) for v in verified if v is not best]
+    agreements += [(v, other.agreement) for v, _, _, other in refined[1:]]
     evidence = evidence._replace(
-        runner_up=max((a for v, a in others if _differ(v, best, pair.shape0)), default=0.0)
+        runner_up=max((a for v, a in agreements if _differ(v, best, pair.shape0)), default=0.0),
+        search_margin=_search_margin(best, verified, pair.shape0),
     )
     if fit is None:
         return refuse(
@@ -337,6 +338,18 @@ def _placements(
         if verified and verified[0].consensus.evidence > CLEAR_EVIDENCE and not range_.again:
             return verified, verified[:1]
     return verified, _close(verified, looked)
+
+
+def _search_margin(
+    best: pipeline.Verified, verified: list[pipeline.Verified], shape0: tuple[int, int]
+) -> float:
+    """See `Evidence.search_margin`."""
+    here: list[float] = [best.candidate.score]
+    elsewhere: list[float] = []
+    for other in verified:
+        scores = elsewhere if _differ(other, best, shape0) else here
+        scores.append(other.candidate.score)
+    return float(np.log(max(here) / max(elsewhere))) if elsewhere else 0.0
 
 
 def _unexplained(rows: TiePointRows, fit: Fit, template: int) -> float:
@@ -451,8 +464,9 @@ def judge(
                 "low_confidence",
                 f"The probability that the transform is right is {confidence:.2f}: {evidence.kept} "
                 f"of {evidence.measured} tie points agree (evidence {evidence.agreement:.1f}, next "
-                f"best placement {evidence.runner_up:.1f}), and the correlation of the images "
-                f"stands {evidence.standing_out:.1f} deviations out of that around it.",
+                f"best placement {evidence.runner_up:.1f}), the correlation of the images "
+                f"stands {evidence.standing_out:.1f} deviations out of that around it, and the "
+                f"search scored it {np.exp(evidence.search_margin):.2f} times the next placement.",
                 {"confidence": confidence, **{k: float(v) for k, v in evidence._asdict().items()}},
             )
         )

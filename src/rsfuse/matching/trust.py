@@ -1,8 +1,9 @@
 """Trust: the probability that a result is right, and what follows from it.
 
-Three pieces of evidence that a wrong placement does not have: more tie points agree than chance
-allows, no other placement of the same pair (the null distribution that the pair brings along) is
-supported as well, and the whole images correlate there as they do nowhere around it.
+Evidence that a wrong placement does not have: more tie points agree than chance allows, no other
+placement of the same pair (the null distribution that the pair brings along) is supported as well,
+the global search liked it better than any other, and the whole images correlate there as they do
+nowhere around it.
 
 The weights are those of a logistic regression on the development pairs, true and constructed
 wrong, by `benchmarks/match_calibration.py`; `docs/results.md` shows how well they hold.
@@ -20,8 +21,8 @@ Status = Literal["ok", "weak", "refused"]
 
 # Of each method: intercept and weights of the features of `pair_features`.
 PAIR_WEIGHTS = {
-    "classic": (-19.058, 0.455, 5.958, 6.411),
-    "cstf": (-27.624, 2.97, 0.863, 8.467),
+    "classic": (-16.775, 0.0, 6.983, 4.81, 10.478),
+    "cstf": (-27.624, 2.97, 0.863, 8.467, 0.0),
 }
 # Of each method: intercept and weights of the features of `tie_point_features`.
 TIE_POINT_WEIGHTS = {
@@ -56,6 +57,8 @@ class Evidence(NamedTuple):
         kept: Tie points that the transform rests on.
         standing_out: How far the correlation of the whole images stands out of that at wrong
             shifts, see `overlay.standing_out`.
+        search_margin: Logarithm of the score that the global search gave this placement over that
+            of the best one elsewhere; 0 where there was no other.
     """
 
     agreement: float
@@ -64,16 +67,18 @@ class Evidence(NamedTuple):
     measured: int
     kept: int
     standing_out: float
+    search_margin: float = 0.0
 
 
 def pair_features(evidence: Evidence) -> FloatArray:
-    """Features of a result: (3,)."""
+    """Features of a result: (4,)."""
     margin = np.log1p(max(evidence.agreement, 0.0)) - np.log1p(max(evidence.runner_up, 0.0))
     return np.array(
         [
             np.log1p(min(max(evidence.agreement, 0.0), 200.0)),
             np.clip(margin, -2, 3),
             np.log1p(np.clip(evidence.standing_out, 0.0, 20.0)),
+            np.clip(evidence.search_margin, -0.5, 1.0),
         ]
     )
 
