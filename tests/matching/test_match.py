@@ -93,7 +93,10 @@ def test_a_colour_table_is_seen_by_its_colours(ground: np.ndarray, tmp_path: Pat
     errors = grid_errors(result.transform.apply, truth, (420, 420), (240, 240))
     assert errors.mean() < 0.4
     assert result.query.bands == ("band1",)  # registered.tif keeps the numbers
-    assert rsfuse.match(ground, numbers[step], threads=1).confidence < result.confidence
+    by_numbers = rsfuse.match(ground, numbers[step], threads=1).held_out_px
+    assert by_numbers is not None
+    assert result.held_out_px is not None
+    assert by_numbers["median"] > 2 * result.held_out_px["median"]
 
 
 def test_a_prior_keeps_the_search_near(ground: np.ndarray) -> None:
