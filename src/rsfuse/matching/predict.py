@@ -61,9 +61,11 @@ UNEXPLAINED_MOST = 0.18
 # Share of the area that may carry no tie point of a field. Simulated warps that a field follows
 # have up to 0.09, one that it follows in part 0.22.
 BARE_MOST = 0.15
-# Share of the tie points that has to agree with shear or perspective. Simulated shear in radar has
-# 0.48, mountains in radar that were taken for shear 0.27 to 0.29.
+# Share of the tie points that has to agree with shear or perspective where their agreement is not
+# beyond doubt. Simulated shear in radar has 0.48, or an agreement of more than a hundred; mountains
+# in radar that were taken for shear have 0.27 to 0.31 and 7 to 10.
 SKEWED_SHARE = 0.35
+SKEWED_EVIDENCE = 20.0
 LINEAR_BASE_PX = 0.05  # a georeference this straight is a matrix
 
 
@@ -499,7 +501,8 @@ def judge(
             )
         )
     model = fit.transform.model
-    if model in ("affine", "homography") and evidence.share < SKEWED_SHARE:
+    is_scattered = evidence.share < SKEWED_SHARE and evidence.agreement < SKEWED_EVIDENCE
+    if model in ("affine", "homography") and is_scattered:
         reasons.append(
             Reason(
                 "doubtful_model",
