@@ -70,17 +70,16 @@ def features_of(case, method="classic", weights=None):
     }
 
 
-def logistic_fit(features, outcome, *, ridge=1e-2, signs=None):
+def logistic_fit(features, outcome, *, ridge=1e-2, nonnegative=False):
     """Weights of a logistic regression, intercept first.
 
     Args:
         features: (N, P).
         outcome: (N,) 0 or 1.
         ridge: Penalty of squared weights.
-        signs: (P,) 1 for a feature that must not speak against, 0 for any; all 0 by default.
+        nonnegative: No feature may speak against the outcome.
     """
     design = np.column_stack([np.ones(len(features)), features])
-    signs = np.zeros(features.shape[1]) if signs is None else np.asarray(signs)
 
     def loss(weights):
         logit = np.clip(design @ weights, -40, 40)
@@ -90,8 +89,8 @@ def logistic_fit(features, outcome, *, ridge=1e-2, signs=None):
         )
         return value, design.T @ (p - outcome) + ridge * np.r_[0.0, weights[1:]]
 
-    bounds = [(None, None), *((0.0 if s else None, None) for s in signs)]
     start = np.zeros(design.shape[1])
+    bounds = [(None, None)] + [(0.0 if nonnegative else None, None)] * (len(start) - 1)
     options = {"maxiter": 5000, "ftol": 1e-12, "gtol": 1e-8}
     return minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options=options).x
 
@@ -102,7 +101,7 @@ def probability(weights, features):
     return 1 / (1 + np.exp(-np.clip(design @ weights, -40, 40)))
 
 
-def cross_validated(features, outcome, groups, *, folds=5, signs=None):
+def cross_validated(features, outcome, groups, *, folds=5, nonnegative=False):
     """Probabilities of cases by fits that did not see their pair."""
     names = sorted(set(groups))
     fold = {name: k % folds for k, name in enumerate(np.random.default_rng(0).permutation(names))}
@@ -110,7 +109,7 @@ def cross_validated(features, outcome, groups, *, folds=5, signs=None):
     result = np.zeros(len(outcome))
     for k in range(folds):
         held = number == k
-        weights = logistic_fit(features[~held], outcome[~held], signs=signs)
+        weights = logistic_fit(features[~held], outcome[~held], nonnegative=nonnegative)
         result[held] = probability(weights, features[held])
     return result
 
@@ -149,14 +148,13 @@ def main():
     outcome = np.array([r["right"] for r in rows], float)
     features = np.array([trust.pair_features(trust.Evidence(**r["evidence"])) for r in rows])
     # Evidence never speaks against a placement, as one of two features that say the same may.
-    signs = np.ones(features.shape[1])
-    pair_weights = logistic_fit(features, outcome, signs=signs)
+    pair_weights = logistic_fit(features, outcome, nonnegative=True)
     ties = np.array([t for r in rows for t in r["ties"]])
     tie_weights = logistic_fit(ties[:, :-1], ties[:, -1])
     # A line on the old logit is a line on its features.
     rescaled = tie_weights[1] * old + tie_weights[0] * np.eye(len(old))[0]
     names = [r["id"].split("#")[0] for r in rows]
-    p = cross_validated(features, outcome, names, signs=signs)
+    p = cross_validated(features, outcome, names, nonnegative=True)
     ties_of = [name for name, r in zip(names, rows, strict=True) for _ in r["ties"]]
     q = cross_validated(ties[:, :-1], ties[:, -1], ties_of)
     wrong = [kind for kind in kinds if kind != "true"]
