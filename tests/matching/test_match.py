@@ -127,24 +127,26 @@ def test_errors_of_the_transform_are_honest(ground: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "share", "agreement", "unexplained", "bare", "code"),
+    ("model", "unexplained", "bare", "doubted", "code"),
     [
-        ("affine", 0.5, 10.0, 0.0, 0.0, None),
-        ("affine", 0.3, 10.0, 0.0, 0.0, "doubtful_model"),
-        ("affine", 0.3, 100.0, 0.0, 0.0, None),
-        ("rigid", 0.3, 10.0, 0.0, 0.0, None),
-        ("rigid", 0.5, 10.0, 0.3, 0.0, "unmodelled_deformation"),
-        ("smooth", 0.5, 10.0, 0.0, 0.3, "unsupported_field"),
+        ("affine", 0.0, 0.0, None, None),
+        ("rigid", 0.0, 0.0, ("affine", 0.3), "doubtful_model"),
+        ("rigid", 0.3, 0.0, None, "unmodelled_deformation"),
+        ("smooth", 0.0, 0.3, None, "unsupported_field"),
     ],
 )
 def test_a_doubt_makes_a_result_weak_and_is_named(
-    model: str, share: float, agreement: float, unexplained: float, bare: float, code: str | None
+    model: str,
+    unexplained: float,
+    bare: float,
+    doubted: tuple[str, float] | None,
+    code: str | None,
 ) -> None:
-    kept = np.arange(400) < 400 * share
+    kept = np.arange(400) < 200
     zero = np.zeros(400)
     fit = Fit(Transform(model, np.eye(3)), kept, np.zeros((400, 2)), zero, 1.0, np.eye(6), {})
-    evidence = Evidence(agreement, share, 1.0, 400, int(kept.sum()), 15.0)
-    status, reasons = judge(0.99, evidence, fit, 1.0, unexplained, bare)
+    evidence = Evidence(10.0, 0.5, 1.0, 400, 200, 15.0)
+    status, reasons = judge(0.99, evidence, fit, 1.0, unexplained, bare, doubted)
     assert status == ("ok" if code is None else "weak")
     assert [reason.code for reason in reasons] == ([] if code is None else [code])
 

@@ -61,11 +61,13 @@ UNEXPLAINED_MOST = 0.18
 # Share of the area that may carry no tie point of a field. Simulated warps that a field follows
 # have up to 0.09, one that it follows in part 0.22.
 BARE_MOST = 0.15
-# Share of the tie points that has to agree with shear or perspective where their agreement is not
+# Share of the tie points that has to agree with more than a turn where their agreement is not
 # beyond doubt. Simulated shear in radar has 0.48, or an agreement of more than a hundred; mountains
-# in radar that were taken for shear have 0.27 to 0.31 and 7 to 10.
-SKEWED_SHARE = 0.35
-SKEWED_EVIDENCE = 20.0
+# in radar that were taken for shear or a field have 0.28 to 0.38 and 7 to 25.
+DOUBTED_SHARE = 0.4
+DOUBTED_EVIDENCE = 30.0
+STIFF = ("shift", "rigid")  # what is fitted instead where the pixels are of one size
+SAME_SCALE = 0.03  # so much may the scale of a placement differ from 1 for that
 LINEAR_BASE_PX = 0.05  # a georeference this straight is a matrix
 
 
@@ -227,28 +229,27 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
     stages.mark("open")
     rng = np.random.default_rng(options.seed)
     georeferenced = reference.is_georeferenced and query.is_georeferenced
-    verified, doubted = _placements(pair, measurer, options, georeferenced, rng, stages)
-    found = verified[0].consensus.evidence if verified else 0.0
-    if found < pipeline.SOME_EVIDENCE:
+    verified, unclear = _placements(pair, measurer, options, georeferenced, rng, stages)
+    most = verified[0].consensus.evidence if verified else 0.0
+    if most < pipeline.SOME_EVIDENCE:
         return refuse(
             Reason(
                 "no_agreement",
                 "No placement of the query was found on which the tie points agree more than by "
-                f"chance (evidence {found:.1f}).",
-                {"evidence": found},
+                f"chance (evidence {most:.1f}).",
+                {"evidence": most},
             ),
             candidates=len(verified),
         )
     refined = []
-    for placement in doubted:
-        rows, fit, agreement = refine(pair, measurer, placement.matrix, options, rng, stages)
-        evidence = _evidence(pair, placement, rows, fit, agreement)
-        refined.append((placement, rows, fit, evidence))
+    for placement in unclear:
+        found = refine(pair, measurer, placement.matrix, options, rng, stages)
+        refined.append((placement, found, _evidence(pair, placement, found)))
         stages.mark("whole images")
-    refined.sort(key=lambda r: -pair_confidence(r[3], measurer.name))
-    best, rows, fit, evidence = refined[0]
+    refined.sort(key=lambda r: -pair_confidence(r[2], measurer.name))
+    best, (rows, fit, _, doubted), evidence = refined[0]
     agreements = [(v, v.consensus.evidence) for v in verified if v is not best]
-    agreements += [(v, other.agreement) for v, _, _, other in refined[1:]]
+    agreements += [(v, other.agreement) for v, _, other in refined[1:]]
     evidence = evidence._replace(
         runner_up=max((a for v, a in agreements if _differ(v, best, pair.shape0)), default=0.0),
         search_margin=_search_margin(best, verified, pair.shape0),
@@ -268,7 +269,7 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
     bare = bare_share(rows.xy, fit.inliers, overlap) if fit.transform.field else 0.0
     confidence = pair_confidence(evidence, measurer.name)
     points = _tie_points(pair, rows, fit, transform, confidence, measurer.name)
-    status, reasons = judge(confidence, evidence, fit, rows.factor, unexplained, bare)
+    status, reasons = judge(confidence, evidence, fit, rows.factor, unexplained, bare, doubted)
     before = np.hypot(*(points.xy1 - pair.base(rows.xy)).T)[points.kept]
     stages.mark("fit")
     return MatchResult(
@@ -410,18 +411,38 @@ def _close(
     return close + [v for v in looked[:1] if not any(v is c for c in close)]
 
 
-def _evidence(
-    pair: PairReader,
-    verified: pipeline.Verified,
-    rows: TiePointRows,
-    fit: Fit | None,
-    agreement: float,
-) -> Evidence:
+class Refined(NamedTuple):
+    """A placement followed to the finest lattice.
+
+    Attributes:
+        rows: Tie points.
+        fit: To the placed pixels; None where there are too few.
+        agreement: See `Evidence.agreement`.
+        doubted: A freer model that was set aside, and the share of the tie points that agreed.
+    """
+
+    rows: TiePointRows
+    fit: Fit | None
+    agreement: float
+    doubted: tuple[str, float] | None = None
+
+    @property
+    def kept(self) -> int:
+        """Tie points that agree."""
+        return 0 if self.fit is None else int(self.fit.inliers.sum())
+
+    @property
+    def share(self) -> float:
+        """Share of the tie points that agree."""
+        return self.kept / max(len(self.rows.xy), 1)
+
+
+def _evidence(pair: PairReader, verified: pipeline.Verified, refined: Refined) -> Evidence:
     """What speaks for a refined placement, without the others."""
+    rows, fit = refined.rows, refined.fit
     measured = len(rows.xy)
     if fit is None:
         return Evidence(0.0, 0.0, 0.0, measured, 0, 0.0)
-    kept = int(fit.inliers.sum())
     # Without the field: that bends to whatever the tie points of a wrong placement say.
     stiff = fit.transform.base
     seen = views(
@@ -431,11 +452,11 @@ def _evidence(
         area=_overlap(pair, stiff),
     )
     return Evidence(
-        max(verified.consensus.evidence, agreement),
-        kept / max(measured, 1),
+        max(verified.consensus.evidence, refined.agreement),
+        refined.share,
         0.0,
         measured,
-        kept,
+        refined.kept,
         standing_out(seen),
     )
 
@@ -457,6 +478,7 @@ def judge(
     factor: float,
     unexplained: float,
     bare: float,
+    doubted: tuple[str, float] | None = None,
 ) -> tuple[Status, tuple[Reason, ...]]:
     """Status and reasons from the numbers."""
     reasons = []
@@ -500,16 +522,15 @@ def judge(
                 {"unexplained": unexplained},
             )
         )
-    model = fit.transform.model
-    is_scattered = evidence.share < SKEWED_SHARE and evidence.agreement < SKEWED_EVIDENCE
-    if model in ("affine", "homography") and is_scattered:
+    if doubted is not None:
+        freer, share = doubted
         reasons.append(
             Reason(
                 "doubtful_model",
-                f"Only {100 * evidence.share:.0f} % of the tie points agree with the {model}: "
-                "slopes that a sensor displaces look like that too. Ask for the model similarity "
-                "to compare.",
-                {"share": evidence.share},
+                f"Only {100 * share:.0f} % of the tie points agree with the best {freer}: slopes "
+                "that a sensor displaces look like that too. This is the best "
+                f"{fit.transform.model}; ask for the model {freer} to compare.",
+                {"share": share},
             )
         )
     if bare > BARE_MOST:
@@ -533,12 +554,41 @@ def refine(
     options: Options,
     rng: np.random.Generator,
     stages: Stages,
-) -> tuple[TiePointRows, Fit | None, float]:
-    """From the verified placement to the finest lattice; rows, fit (placed pixels), agreement."""
+) -> Refined:
+    """From the verified placement to the finest lattice.
+
+    A model with shear, perspective, bends or a scale of its own that hardly a tie point agrees with
+    is set aside for a stiffer one.
+    """
+    models = MODELS if options.model == "auto" else (options.model,)
+    found = _follow(pair, measurer, matrix, models, options.finest, rng, stages)
+    is_doubtful = found.share < DOUBTED_SHARE and found.agreement < DOUBTED_EVIDENCE
+    if found.fit is None or options.model != "auto" or not is_doubtful:
+        return found
+    scale = np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
+    stiff = STIFF if abs(scale - 1) < SAME_SCALE else ("similarity",)
+    freer = found.fit.transform.model
+    if MODELS.index(freer) <= MODELS.index(stiff[-1]):
+        return found
+    stiffer = _follow(pair, measurer, matrix, stiff, options.finest, rng, stages)
+    chosen = found if stiffer.fit is None else stiffer
+    return chosen._replace(doubted=(freer, found.share))
+
+
+def _follow(
+    pair: PairReader,
+    measurer: AnyMeasurer,
+    matrix: FloatArray,
+    models: Sequence[str],
+    finest: float,
+    rng: np.random.Generator,
+    stages: Stages,
+) -> Refined:
+    """Measure and fit from the coarsest lattice to the finest, each through the fit before."""
     h, w = pair.shape0
     rect = _overlap(pair, matrix)
     scale = _query_scale(Transform("affine", _affine_of(pair, matrix)), pair.shape0)
-    finest = max(options.finest, 1.0 / scale)
+    finest = max(finest, 1.0 / scale)
     factor = max(1.0, max(h, w) / pipeline.VERIFY_SIDE_PX)
     factors = []
     while factor > finest * 1.01:
@@ -548,18 +598,17 @@ def refine(
     factors = factors or [finest]
     placement: Transform = Transform("affine", matrix)
     rows, fit, agreement = None, None, 0.0
-    allowed = MODELS if options.model == "auto" else (options.model,)
-    rough = ("similarity", "affine", "smooth") if options.model == "auto" else allowed
+    rough = ("similarity", "affine", "smooth") if models == MODELS else models
     passes = [(f, FIRST_RADIUS_PX) for f in factors] + [(factors[-1], LAST_RADIUS_PX)]
     # Ground that is bent by more than the radius shows on the lattice of the verification only.
     bends_at = max(h, w) / pipeline.VERIFY_SIDE_PX
-    if "smooth" in allowed and bends_at > 1.5 * factors[0]:
+    if "smooth" in models and bends_at > 1.5 * factors[0]:
         passes.insert(0, (bends_at, FIRST_RADIUS_PX))
     grown, kept = 0, 0
     while passes:
         factor, radius = passes.pop(0)
-        models = rough if passes else allowed
-        level = _fit_level(pair, measurer, rect, placement, models, factor, radius, rng)
+        tried = rough if passes else models
+        level = _fit_level(pair, measurer, rect, placement, tried, factor, radius, rng)
         is_look_for_bends = factor > factors[0]
         if is_look_for_bends and (level is None or level[1].transform.model != "smooth"):
             continue
@@ -578,11 +627,10 @@ def refine(
                 passes.insert(0, (factor, FIRST_RADIUS_PX))
         stages.mark(f"refinement at 1:{factor:.3g}")
     if rows is None:
-        empty = pipeline.join_none()
-        return empty, None, 0.0
+        return Refined(pipeline.join_none(), None, 0.0)
     if fit is not None:
         fit = fit._replace(inliers=fit.inliers & (rows.measured.probability > 0.05))
-    return rows, fit, agreement
+    return Refined(rows, fit, agreement)
 
 
 def _fit_level(

@@ -22,12 +22,12 @@ Status = Literal["ok", "weak", "refused"]
 # Of each method: intercept and weights of the features of `pair_features`.
 PAIR_WEIGHTS = {
     "classic": (-16.775, 0.0, 6.983, 4.81, 10.478),
-    "cstf": (-27.624, 2.97, 0.863, 8.467, 0.0),
+    "cstf": (-22.573, 3.039, 0.0, 5.834, 15.688),
 }
 # Of each method: intercept and weights of the features of `tie_point_features`.
 TIE_POINT_WEIGHTS = {
     "classic": (1.404, 0.407, 0.226, -1.087),
-    "cstf": (1.741, 0.521, 0.29, -1.389),
+    "cstf": (1.74, 0.521, 0.29, -1.388),
 }
 # Probability that two images placed by what their files say show the same ground there, from
 # `overlay.standing_out`; by benchmarks/presence.py on SRIF, s1s2 and simulated scenes by day and
