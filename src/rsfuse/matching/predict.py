@@ -61,13 +61,12 @@ UNEXPLAINED_MOST = 0.18
 # Share of the area that may carry no tie point of a field. Simulated warps that a field follows
 # have up to 0.09, one that it follows in part 0.22.
 BARE_MOST = 0.15
-# Share of the tie points that has to agree with more than a turn where their agreement is not
-# beyond doubt. Simulated shear in radar has 0.48, or an agreement of more than a hundred; mountains
-# in radar that were taken for shear or a field have 0.28 to 0.38 and 7 to 25.
-DOUBTED_SHARE = 0.4
+# Share of the tie points that has to agree with shear, perspective or a field where their agreement
+# is not beyond doubt. Simulated shear and bends that are found have shares of 0.71 and more, or an
+# agreement of 50 and more; mountains that were taken for such 0.28 to 0.59 and 7 to 26.
+DOUBTED_SHARE = 0.6
 DOUBTED_EVIDENCE = 30.0
-STIFF = ("shift", "rigid")  # what is fitted instead where the pixels are of one size
-SAME_SCALE = 0.03  # so much may the scale of a placement differ from 1 for that
+STIFF = ("shift", "rigid", "similarity")  # what is fitted instead
 LINEAR_BASE_PX = 0.05  # a georeference this straight is a matrix
 
 
@@ -557,20 +556,15 @@ def refine(
 ) -> Refined:
     """From the verified placement to the finest lattice.
 
-    A model with shear, perspective, bends or a scale of its own that hardly a tie point agrees with
-    is set aside for a stiffer one.
+    Shear, perspective or a field that few tie points agree with is set aside for a stiffer model.
     """
     models = MODELS if options.model == "auto" else (options.model,)
     found = _follow(pair, measurer, matrix, models, options.finest, rng, stages)
+    freer = None if found.fit is None else found.fit.transform.model
     is_doubtful = found.share < DOUBTED_SHARE and found.agreement < DOUBTED_EVIDENCE
-    if found.fit is None or options.model != "auto" or not is_doubtful:
+    if freer is None or freer in STIFF or options.model != "auto" or not is_doubtful:
         return found
-    scale = np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
-    stiff = STIFF if abs(scale - 1) < SAME_SCALE else ("similarity",)
-    freer = found.fit.transform.model
-    if MODELS.index(freer) <= MODELS.index(stiff[-1]):
-        return found
-    stiffer = _follow(pair, measurer, matrix, stiff, options.finest, rng, stages)
+    stiffer = _follow(pair, measurer, matrix, STIFF, options.finest, rng, stages)
     chosen = found if stiffer.fit is None else stiffer
     return chosen._replace(doubted=(freer, found.share))
 
