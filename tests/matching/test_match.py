@@ -11,8 +11,8 @@ from rasterio.errors import NotGeoreferencedWarning
 
 import rsfuse
 from rsfuse.errors import ConfigError
+from rsfuse.matching import pipeline, predict
 from rsfuse.matching.metrics import grid_errors
-from rsfuse.matching.predict import judge
 from rsfuse.matching.robust import Fit
 from rsfuse.matching.trust import Evidence
 from rsfuse.ops.geometry2d import Transform, for_opencv
@@ -146,9 +146,47 @@ def test_a_doubt_makes_a_result_weak_and_is_named(
     zero = np.zeros(400)
     fit = Fit(Transform(model, np.eye(3)), kept, np.zeros((400, 2)), zero, 1.0, np.eye(6), {})
     evidence = Evidence(10.0, 0.5, 1.0, 400, 200, 15.0)
-    status, reasons = judge(0.99, evidence, fit, 1.0, unexplained, bare, doubted)
+    status, reasons = predict.judge(0.99, evidence, fit, 1.0, unexplained, bare, doubted)
     assert status == ("ok" if code is None else "weak")
     assert [reason.code for reason in reasons] == ([] if code is None else [code])
+
+
+@pytest.mark.parametrize(
+    ("asked", "model", "share", "agreement", "fitted"),
+    [
+        ("auto", "affine", 0.5, 10.0, "rigid"),
+        ("auto", "smooth", 0.5, 10.0, "rigid"),
+        ("auto", "affine", 0.5, 100.0, "affine"),
+        ("auto", "affine", 0.7, 10.0, "affine"),
+        ("auto", "similarity", 0.5, 10.0, "similarity"),
+        ("affine", "affine", 0.5, 10.0, "affine"),
+    ],
+)
+def test_a_free_model_that_few_agree_with_gives_way_unless_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+    model: str,
+    share: float,
+    agreement: float,
+    fitted: str,
+) -> None:
+    nothing = np.zeros((400, 2))
+    column = np.zeros(400)
+    rows = pipeline.join_none()._replace(xy=nothing)
+
+    def follow(pair: object, measurer: object, matrix: object, models: tuple[str, ...], *_: object):
+        found = "rigid" if models == predict.STIFF else model
+        kept = np.arange(400) < 400 * share
+        fit = Fit(Transform(found, np.eye(3)), kept, nothing, column, 1.0, np.eye(6), {})
+        return predict.Refined(rows, fit, agreement)
+
+    monkeypatch.setattr(predict, "_follow", follow)
+    options = predict.Options(model=asked)
+    unused = (np.random.default_rng(0), pipeline.Stages())
+    refined = predict.refine(None, None, np.eye(3), options, *unused)  # type: ignore[arg-type]
+    assert refined.fit is not None
+    assert refined.fit.transform.model == fitted
+    assert refined.doubted == (None if fitted == model else (model, share))
 
 
 def test_a_strong_bend_is_followed_and_where_nothing_carries_it_said() -> None:
