@@ -20,7 +20,7 @@ from rsfuse.detection.augment import darkened
 from rsfuse.detection.formats import read_dataset
 from rsfuse.geo.raster import open_raster
 from rsfuse.matching.data import read_pairs
-from rsfuse.matching.overlay import standing_out, views
+from rsfuse.matching.overlay import correlate, views
 from rsfuse.matching.pairs import stack_of_pair
 from rsfuse.matching.predict import Options, pair_reader
 
@@ -34,7 +34,7 @@ def stands(first, second) -> float:
     h, w = (min(n) for n in zip(first.shape[1:], second.shape[1:], strict=True))
     sources = [open_raster(np.asarray(i[:, :h, :w], np.float32)) for i in (first, second)]
     pair, _, _ = pair_reader(*sources, Options())
-    return standing_out(views(pair, pair.base))
+    return correlate(views(pair, pair.base)).standing_out
 
 
 def registered(folder: Path, limit: int | None):

@@ -115,6 +115,8 @@ def test_progress_as_json_lines_goes_to_stderr(
     [
         (["--protocol", "trsut"], "did you mean --protocol trust"),
         (["--protocol", "loop", "--upright"], "no upright form"),
+        (["--protocol", "sub", "--as-they-lie"], "asked of the protocol sub"),
+        (["--upright", "--as-they-lie"], "together with --upright"),
     ],
 )
 def test_wrong_choice_is_a_usage_error(

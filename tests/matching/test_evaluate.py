@@ -193,6 +193,17 @@ def test_upright_twin_leaves_shifts_that_correlation_finds(dataset: Path) -> Non
     assert row["within_2"].value == 1.0
 
 
+def test_pairs_that_are_left_as_they_lie_have_no_motion(dataset: Path) -> None:
+    turned = evaluate(dataset, "srif", matcher=say_identity)
+    left = evaluate(dataset, "srif", matcher=say_identity, as_they_lie=True)
+    moved = [record["motion"] is not None for record in turned.records]
+    assert any(moved)
+    assert all(record["motion"] is None for record in left.records)
+    for was_moved, record in zip(moved, left.records, strict=True):
+        if was_moved:
+            assert record["best_truth_error_px"] < 5.0
+
+
 # --- mmim --------------------------------------------------------------------------------------
 
 

@@ -155,7 +155,8 @@ def test_a_doubt_makes_a_result_weak_and_is_named(
     ("asked", "model", "share", "agreement", "fitted"),
     [
         ("auto", "affine", 0.5, 10.0, "rigid"),
-        ("auto", "smooth", 0.5, 10.0, "rigid"),
+        ("auto", "smooth", 0.5, 10.0, "smooth"),
+        ("auto", "smooth", 0.3, 10.0, "rigid"),
         ("auto", "affine", 0.5, 100.0, "affine"),
         ("auto", "affine", 0.7, 10.0, "affine"),
         ("auto", "similarity", 0.5, 10.0, "similarity"),
@@ -181,6 +182,7 @@ def test_a_free_model_that_few_agree_with_gives_way_unless_it_was_asked_for(
         return predict.Refined(rows, fit, agreement)
 
     monkeypatch.setattr(predict, "_follow", follow)
+    monkeypatch.setattr(predict, "_settled", lambda pair, refined: refined)
     options = predict.Options(model=asked)
     unused = (np.random.default_rng(0), pipeline.Stages())
     refined = predict.refine(None, None, np.eye(3), options, *unused)  # type: ignore[arg-type]

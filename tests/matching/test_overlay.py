@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rsfuse.geo.raster import open_raster
-from rsfuse.matching.overlay import View, polished, standing_out, views
+from rsfuse.matching.overlay import View, correlate, polished, views
 from rsfuse.matching.predict import Options, pair_reader
 from rsfuse.matching.trust import presence
 from rsfuse.ops.geometry2d import apply_matrix, for_opencv
@@ -36,14 +36,27 @@ def test_the_same_ground_stands_out_and_strangers_do_not() -> None:
     for seed in range(4):
         image = ground(seed)
         other = 1 - image**2 + 0.1 * noise.normal(size=image.shape).astype(np.float32)
-        assert presence(standing_out(seen(image, other))) > 0.9
-        assert presence(standing_out(seen(image, ground(seed + 10)))) < 0.5
+        assert presence(correlate(seen(image, other)).standing_out) > 0.9
+        assert presence(correlate(seen(image, ground(seed + 10))).standing_out) < 0.5
 
 
 def test_a_shift_beyond_two_pixels_does_not_count_as_in_place() -> None:
     image = ground(1)
-    at_home, away = (standing_out(seen(image, np.roll(image, s, 1))) for s in (0, 9))
-    assert at_home > away + 2
+    at_home, away = (correlate(seen(image, np.roll(image, s, 1))) for s in (0, 9))
+    assert at_home.standing_out > away.standing_out + 2
+    assert np.abs(at_home.shift).max() < 0.1
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (1.4, -2.3), (-0.5, 0.25)])
+def test_the_shift_to_the_peak_is_found_in_fractions_of_a_pixel(
+    shift: tuple[float, float],
+) -> None:
+    image = ground(4)
+    there = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
+    moved = cv2.warpAffine(
+        image, there, (SIDE, SIDE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+    )
+    assert np.abs(correlate(seen(image, moved)).shift - shift).max() < 0.15
 
 
 @pytest.mark.parametrize(
@@ -68,9 +81,9 @@ def test_a_small_turn_scale_and_shift_is_found(
 
 def test_nothing_is_said_of_flat_or_tiny_images() -> None:
     flat = np.zeros((SIDE, SIDE), np.float32)
-    assert standing_out(seen(flat, flat)) == 0
+    assert correlate(seen(flat, flat)).standing_out == 0
     assert seen(flat[:40, :40], flat[:40, :40]) == []
-    assert standing_out([]) == 0
+    assert correlate([]).standing_out == 0
 
 
 def test_only_the_part_that_is_asked_for_is_looked_at() -> None:
@@ -80,7 +93,7 @@ def test_only_the_part_that_is_asked_for_is_looked_at() -> None:
     pair, _, _ = pair_reader(open_raster(image), open_raster(half), Options())
     assert pair is not None
     sides = [(0.0, 0.0, 120.0, 240.0), (120.0, 0.0, 120.0, 240.0)]
-    shared, other = (standing_out(views(pair, pair.base, area=part)) for part in sides)
+    shared, other = (correlate(views(pair, pair.base, area=part)).standing_out for part in sides)
     assert shared > other + 4
     (view,) = views(pair, pair.base, factors=(1.5,), area=sides[1])
     assert view.factor == 1.5

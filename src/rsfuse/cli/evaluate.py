@@ -66,6 +66,13 @@ def match(
         bool,
         typer.Option("--upright", help="srif only: take rotation and scale out of every pair."),
     ] = False,
+    as_they_lie: Annotated[
+        bool,
+        typer.Option(
+            "--as-they-lie",
+            help="srif only: do not turn pairs that nearly lie on each other.",
+        ),
+    ] = False,
     size: Annotated[
         int, typer.Option(min=512, help="big only: side of the simulated pair in pixels.")
     ] = 10_000,
@@ -122,6 +129,7 @@ def match(
                     seed=seed,
                     limit=limit,
                     upright=upright,
+                    as_they_lie=as_they_lie,
                     out_dir=folder,
                     progress=advance,
                 )

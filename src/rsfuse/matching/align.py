@@ -6,7 +6,7 @@ import numpy as np
 
 from rsfuse.errors import ConfigError
 from rsfuse.geo.raster import RasterSource, open_raster
-from rsfuse.matching.overlay import LATTICES, polished, standing_out, views
+from rsfuse.matching.overlay import LATTICES, correlate, polished, views
 from rsfuse.matching.pipeline import PairReader
 from rsfuse.matching.predict import Options, compose, match, pair_reader
 from rsfuse.matching.results import MatchResult
@@ -27,7 +27,7 @@ class Alignment(NamedTuple):
         confidence: Probability that it lies there.
         transform: Pixels of the scene -> pixels of the second image; None when refused.
         corrected: Whether that is another place than the files say.
-        standing_out: What speaks for it, see `overlay.standing_out`.
+        standing_out: What speaks for it, see `overlay.Correlation`.
     """
 
     status: Status
@@ -73,7 +73,7 @@ def align(
     pair, linear, _ = pair_reader(first, other, Options(max_shift_px=near.get("max_shift_px")))
     if pair is None:
         return Alignment("refused", 0.0, None, False, 0.0)
-    by_file = standing_out(views(pair, pair.base)) if near else 0.0
+    by_file = correlate(views(pair, pair.base)).standing_out if near else 0.0
     confidence = presence(by_file) if near else 0.0
     found = _found(first, other, near, threads)
     if found.transform is not None and found.status != "refused":
@@ -105,11 +105,11 @@ def _found(
 def _polished(pair: PairReader, transform: Transform) -> tuple[Transform, float]:
     """A transform and how far it stands out; moved a little where that makes it stand out more."""
     seen = views(pair, transform.apply)
-    stands = standing_out(seen)
+    stands = correlate(seen).standing_out
     if transform.field is not None:
         return transform, stands
     matrix = transform.base @ polished(seen, pair.shape0)
     model = "similarity" if transform.model == "shift" else transform.model
     moved = Transform(model, matrix / matrix[2, 2])
-    better = standing_out(views(pair, moved.apply))
+    better = correlate(views(pair, moved.apply)).standing_out
     return (moved, better) if better > stands else (transform, stands)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,7 @@ def evaluate(
     limit: int | None = None,
     held_out: int = 0,
     upright: bool = False,
+    as_they_lie: bool = False,
     out_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -191,6 +192,7 @@ def evaluate(
         held_out: Only every so-many-th pair, those that a training with the same number left out;
             0 takes all.
         upright: `srif` only: take rotation and scale out of every pair.
+        as_they_lie: `srif` only: leave pairs that nearly lie on each other as they are.
         out_dir: Folder for `metrics.json`, `table.txt`, `figure.svg`.
         progress: Called with (done, total) after every case.
 
@@ -201,7 +203,7 @@ def evaluate(
 
     from rsfuse.runs import utc_now
 
-    rules = _rules(protocol, upright=upright)
+    rules = _rules(protocol, upright=upright, as_they_lie=as_they_lie)
     if workers < 1:
         raise InputError(
             f"the number of workers is {workers}", "At least one is needed.", "Use --workers 1."
@@ -211,7 +213,7 @@ def evaluate(
         pairs = tuple(p for i, p in enumerate(pairs) if is_held_out(i, held_out))
     if limit is not None:
         pairs = spread(pairs, limit)
-    cases = rules.cases(pairs, seed, upright)
+    cases = [replace(c, as_it_lies=as_they_lie) for c in rules.cases(pairs, seed, upright)]
     started, start = utc_now(), time.perf_counter()
     records: list[Record] = []
     for record in _records(cases, rules, matcher, workers=workers):
@@ -233,6 +235,7 @@ def evaluate(
             "limit": limit,
             "held_out": held_out,
             "upright": upright,
+            "as_they_lie": as_they_lie,
             "workers": workers,
             "pairs": len(pairs),
         },
@@ -288,7 +291,7 @@ def evaluate_big(
     return result
 
 
-def _rules(protocol: str, *, upright: bool) -> Protocol:
+def _rules(protocol: str, *, upright: bool, as_they_lie: bool) -> Protocol:
     if protocol not in PROTOCOLS:
         raise InputError(
             f"there is no protocol {protocol!r}",
@@ -300,6 +303,13 @@ def _rules(protocol: str, *, upright: bool) -> Protocol:
             f"the protocol {protocol} has no upright form",
             "Taking rotation and scale out belongs to srif.",
             "Leave --upright out, or use --protocol srif.",
+        )
+    if as_they_lie and (upright or protocol != "srif"):
+        raise InputError(
+            f"--as-they-lie was asked of the protocol {protocol}"
+            + (" together with --upright" if upright else ""),
+            "Leaving pairs as they lie belongs to srif, without --upright.",
+            "Leave --as-they-lie out, or use --protocol srif with it alone.",
         )
     return PROTOCOLS[protocol]
 

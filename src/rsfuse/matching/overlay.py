@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 from scipy import fft, optimize
 
+from rsfuse.matching.fine import paraboloid
 from rsfuse.matching.pipeline import PairReader, Points, Rect, spread_tiles
 from rsfuse.matching.search import flattened
-from rsfuse.matching.structure import ComplexImage, structure_channels
+from rsfuse.matching.structure import ComplexImage, Mask, structure_channels
 from rsfuse.ops.geometry2d import FloatArray, for_opencv
 
 # Reference pixels per pixel: what drowns in noise shows on a coarser lattice.
@@ -26,6 +27,7 @@ LATTICES = (1.0, 2.0, 4.0)
 WINDOW_PX = 768  # side of a window, pixels of the lattice
 WINDOWS = 9  # at most, spread over the area
 REACH_PX = 64  # the null distribution: shifts up to here, reference pixels
+NEAR_PX = 4.0  # from a placement, beyond which a peak is another one's, reference pixels
 SMALLEST_PX = 48  # a window below this tells nothing
 FLATTENING = 0.4  # as in the search: long straight edges fit everywhere along themselves
 
@@ -80,21 +82,49 @@ def _through(mapping: Points, corner: FloatArray, step: FloatArray) -> Points:
     return lambda points: mapping(points * step + corner)
 
 
-def standing_out(seen: list[View]) -> float:
-    """How far the correlation at the placement stands out of that at wrong shifts.
+class Correlation(NamedTuple):
+    """What whole images say of a placement.
 
-    In standard deviations of the latter, mean over the lattices; 2 to 4 by chance, because the best
-    of the shifts up to two pixels counts. 0 where nothing can be said.
+    Attributes:
+        standing_out: How far the correlation at the placement stands out of that at wrong shifts,
+            in standard deviations of the latter, mean over the lattices; 2 to 4 by chance, because
+            the best of the shifts up to two pixels counts. 0 where nothing can be said.
+        shift: (2,) from the placement to the nearest peak of the finest lattice, reference pixels;
+            0 where there is none nearby.
     """
+
+    standing_out: float
+    shift: FloatArray
+
+
+def correlate(seen: list[View]) -> Correlation:
+    """Correlate what lies on what at all shifts nearby."""
     values = []
+    shift = None
     for view in seen:
-        surface, radius = _surface(view, FLATTENING)
+        (surface, plain), radius = _surfaces(view, FLATTENING, 0.0)
+        if shift is None:
+            # Of the plain correlation: a narrow peak is drawn to whole pixels.
+            shift = view.factor * _peak(plain, radius <= NEAR_PX / view.factor)
         far = surface[radius > max(8.0 / view.factor, 4.0)]
         if far.size < 50 or not far.std() > 0:
             continue
         near = surface[radius <= max(2.0 / view.factor, 1.0)]
         values.append((near.max() - far.mean()) / far.std())
-    return float(np.mean(values)) if values else 0.0
+    return Correlation(
+        float(np.mean(values)) if values else 0.0, np.zeros(2) if shift is None else shift
+    )
+
+
+def _peak(surface: FloatArray, allowed: Mask) -> FloatArray:
+    """(2,) place (x, y) of the largest allowed value from the middle; 0 if it is no peak."""
+    row, column = np.unravel_index(int(np.where(allowed, surface, -np.inf).argmax()), surface.shape)
+    near = surface[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+    if near.shape != (3, 3) or not near.max() == surface[row, column] > near.min():
+        return np.zeros(2)
+    (dx,), (dy,) = paraboloid(near[None])
+    middle = np.array(surface.shape[::-1]) // 2
+    return np.asarray([column + dx, row + dy] - middle, np.float64)
 
 
 def polished(seen: list[View], shape0: tuple[int, int]) -> FloatArray:
@@ -105,7 +135,7 @@ def polished(seen: list[View], shape0: tuple[int, int]) -> FloatArray:
     """
     h, w = shape0
     half = max(h, w) / 2
-    scores = [(v, 1.0 / (v.factor * max(float(_surface(v, 0.0)[0].std()), 1e-9))) for v in seen]
+    scores = [(v, 1.0 / (v.factor * max(float(_surfaces(v, 0.0)[0].std()), 1e-9))) for v in seen]
 
     def matrix(p: FloatArray) -> FloatArray:
         # p: shift of the centre, and shifts of the edge by scale and turn; pixels
@@ -147,14 +177,20 @@ def _correlation(view: View, change: FloatArray) -> float:
     return total
 
 
-def _surface(view: View, power: float) -> tuple[FloatArray, FloatArray]:
-    """(S, S) correlation by shift, summed over the windows; and the length of each shift."""
+def _surfaces(view: View, *powers: float) -> tuple[FloatArray, FloatArray]:
+    """(P, S, S) correlation by shift, a sum over the windows, and (S, S) the length of each shift.
+
+    One for each power by which the spectra are flattened.
+    """
     reach = int(min(REACH_PX / view.factor, min(min(a.shape[1:]) for a, _ in view.windows) / 4))
-    surface = np.zeros((2 * reach + 1, 2 * reach + 1))
-    for own, other in view.windows:
-        size = [fft.next_fast_len(n + reach) for n in own.shape[1:]]
-        first, second = (flattened(fft.fft2(z, size), power) for z in (own, other))
-        whole = fft.ifft2((np.conj(first) * second).sum(axis=0)).real
-        surface += np.roll(whole, (reach, reach), axis=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
+    side = 2 * reach + 1
+    surfaces = np.zeros((len(powers), side, side))
+    for windows in view.windows:
+        size = [fft.next_fast_len(n + reach) for n in windows[0].shape[1:]]
+        spectra = [fft.fft2(z, size) for z in windows]
+        for surface, power in zip(surfaces, powers, strict=True):
+            first, second = (flattened(spectrum, power) for spectrum in spectra)
+            whole = fft.ifft2((np.conj(first) * second).sum(axis=0)).real
+            surface += np.roll(whole, (reach, reach), axis=(0, 1))[:side, :side]
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    return surface, np.hypot(x, y)
+    return surfaces, np.hypot(x, y)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rsfuse.errors import ConfigError
 from rsfuse.matching import pipeline
 from rsfuse.matching.measurer import AnyMeasurer, TemplateMeasurer
-from rsfuse.matching.overlay import standing_out, views
+from rsfuse.matching.overlay import correlate, views
 from rsfuse.matching.pipeline import PairReader, SearchRange, Stages, TiePointRows
 from rsfuse.matching.results import MatchResult, Reason, TiePoints
 from rsfuse.matching.robust import Fit, bare_share, consensus, fit_transform, neighbours_agree
@@ -61,12 +61,16 @@ UNEXPLAINED_MOST = 0.18
 # Share of the area that may carry no tie point of a field. Simulated warps that a field follows
 # have up to 0.09, one that it follows in part 0.22.
 BARE_MOST = 0.15
-# Share of the tie points that has to agree with shear, perspective or a field where their agreement
-# is not beyond doubt. Simulated shear and bends that are found have shares of 0.71 and more, or an
-# agreement of 50 and more; mountains that were taken for such 0.28 to 0.59 and 7 to 26.
-DOUBTED_SHARE = 0.6
+# Share of the tie points that has to agree with a model where their agreement is not beyond doubt.
+# Simulated shear that is found has shares of 0.75 and more, or an agreement of 50 and more;
+# mountains that were taken for shear 0.28 to 0.59 and 7 to 26, for a field 0.36 to 0.38 and 12 to
+# 24. A field over a scene that changed in part keeps half.
+DOUBTED_SHARE = {"affine": 0.6, "homography": 0.6, "smooth": 0.4}
 DOUBTED_EVIDENCE = 30.0
 STIFF = ("shift", "rigid", "similarity")  # what is fitted instead
+# Scatter of the tie points, pixels of their lattice, at which the peak of the whole images says as
+# much as they do about where the query lies: two estimates that err differently (decision 0024).
+WHOLE_PX = 1.0
 LINEAR_BASE_PX = 0.05  # a georeference this straight is a matrix
 
 
@@ -243,10 +247,9 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
     refined = []
     for placement in unclear:
         found = refine(pair, measurer, placement.matrix, options, rng, stages)
-        refined.append((placement, found, _evidence(pair, placement, found)))
-        stages.mark("whole images")
+        refined.append((placement, found, _evidence(placement, found)))
     refined.sort(key=lambda r: -pair_confidence(r[2], measurer.name))
-    best, (rows, fit, _, doubted), evidence = refined[0]
+    best, (rows, fit, _, doubted, _), evidence = refined[0]
     agreements = [(v, v.consensus.evidence) for v in verified if v is not best]
     agreements += [(v, other.agreement) for v, _, other in refined[1:]]
     evidence = evidence._replace(
@@ -418,12 +421,14 @@ class Refined(NamedTuple):
         fit: To the placed pixels; None where there are too few.
         agreement: See `Evidence.agreement`.
         doubted: A freer model that was set aside, and the share of the tie points that agreed.
+        standing_out: See `Evidence.standing_out`.
     """
 
     rows: TiePointRows
     fit: Fit | None
     agreement: float
     doubted: tuple[str, float] | None = None
+    standing_out: float = 0.0
 
     @property
     def kept(self) -> int:
@@ -436,27 +441,18 @@ class Refined(NamedTuple):
         return self.kept / max(len(self.rows.xy), 1)
 
 
-def _evidence(pair: PairReader, verified: pipeline.Verified, refined: Refined) -> Evidence:
+def _evidence(verified: pipeline.Verified, refined: Refined) -> Evidence:
     """What speaks for a refined placement, without the others."""
-    rows, fit = refined.rows, refined.fit
-    measured = len(rows.xy)
-    if fit is None:
+    measured = len(refined.rows.xy)
+    if refined.fit is None:
         return Evidence(0.0, 0.0, 0.0, measured, 0, 0.0)
-    # Without the field: that bends to whatever the tie points of a wrong placement say.
-    stiff = fit.transform.base
-    seen = views(
-        pair,
-        lambda p: pair.base(apply_matrix(stiff, p)),
-        factors=(rows.factor,),
-        area=_overlap(pair, stiff),
-    )
     return Evidence(
         max(verified.consensus.evidence, refined.agreement),
         refined.share,
         0.0,
         measured,
         refined.kept,
-        standing_out(seen),
+        refined.standing_out,
     )
 
 
@@ -560,13 +556,38 @@ def refine(
     """
     models = MODELS if options.model == "auto" else (options.model,)
     found = _follow(pair, measurer, matrix, models, options.finest, rng, stages)
-    freer = None if found.fit is None else found.fit.transform.model
-    is_doubtful = found.share < DOUBTED_SHARE and found.agreement < DOUBTED_EVIDENCE
-    if freer is None or freer in STIFF or options.model != "auto" or not is_doubtful:
-        return found
-    stiffer = _follow(pair, measurer, matrix, STIFF, options.finest, rng, stages)
-    chosen = found if stiffer.fit is None else stiffer
-    return chosen._replace(doubted=(freer, found.share))
+    freer = "none" if found.fit is None else found.fit.transform.model
+    is_scattered = found.share < DOUBTED_SHARE.get(freer, 0.0)
+    if options.model == "auto" and is_scattered and found.agreement < DOUBTED_EVIDENCE:
+        stiffer = _follow(pair, measurer, matrix, STIFF, options.finest, rng, stages)
+        chosen = found if stiffer.fit is None else stiffer
+        found = chosen._replace(doubted=(freer, found.share))
+    settled = _settled(pair, found)
+    stages.mark("whole images")
+    return settled
+
+
+def _settled(pair: PairReader, refined: Refined) -> Refined:
+    """How far a fit stands out in the whole images, and the fit moved towards their peak."""
+    fit = refined.fit
+    if fit is None:
+        return refined
+    # Without the field: that bends to whatever the tie points of a wrong placement say.
+    stiff = fit.transform.base
+    seen = views(
+        pair,
+        lambda p: pair.base(apply_matrix(stiff, p)),
+        factors=(refined.rows.factor,),
+        area=_overlap(pair, stiff),
+    )
+    found = correlate(seen)
+    if fit.transform.field is None:
+        share = 1.0 / (1.0 + (WHOLE_PX * refined.rows.factor / max(fit.scale, 1e-6)) ** 2)
+        moved = stiff @ pipeline.translation(*(share * found.shift))
+        transform = Transform(fit.transform.model, moved)
+        residual = refined.rows.placed - transform.apply(refined.rows.xy)
+        fit = fit._replace(transform=transform, residual=residual)
+    return refined._replace(fit=fit, standing_out=found.standing_out)
 
 
 def _follow(

@@ -104,6 +104,7 @@ class Case:
         partner: The second pair of an unrelated case or of a triple.
         seed: Seed of all motions.
         upright: Take rotation and scale out of the pair.
+        as_it_lies: Leave a near-identity truth without a motion.
     """
 
     pair: MatchPair
@@ -111,6 +112,7 @@ class Case:
     kind: Literal["true", "unrelated", "disjoint", "triple"] = "true"
     partner: MatchPair | None = None
     upright: bool = False
+    as_it_lies: bool = False
 
     @property
     def id(self) -> str:
@@ -169,7 +171,11 @@ def load(case: Case, *, moved: bool = True) -> Scene:
     if case.upright:
         rng = pair_generator(case.seed, pair.id, "upright")
         motion = upright_motion(pair.truth, shape0, shape1, rng)
-    elif moved and _placement_error(pair.truth, shape0, shape1) < NEAR_IDENTITY_PX:
+    elif (
+        moved
+        and not case.as_it_lies
+        and _placement_error(pair.truth, shape0, shape1) < NEAR_IDENTITY_PX
+    ):
         motion = turned_window(shape1, pair_generator(case.seed, pair.id, "turned window"))
     best = _translation(pair.residual_px) @ pair.truth
     if motion is None:

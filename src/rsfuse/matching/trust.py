@@ -30,7 +30,7 @@ TIE_POINT_WEIGHTS = {
     "cstf": (1.74, 0.521, 0.29, -1.388),
 }
 # Probability that two images placed by what their files say show the same ground there, from
-# `overlay.standing_out`; by benchmarks/presence.py on SRIF, s1s2 and simulated scenes by day and
+# `overlay.Correlation`; by benchmarks/presence.py on SRIF, s1s2 and simulated scenes by day and
 # night: 259 of 261 true pairs and 3 of 521 strangers are beyond even odds.
 PRESENCE_WEIGHTS = (-15.014, 3.185)
 
@@ -56,7 +56,7 @@ class Evidence(NamedTuple):
         measured: Tie points measured.
         kept: Tie points that the transform rests on.
         standing_out: How far the correlation of the whole images stands out of that at wrong
-            shifts, see `overlay.standing_out`.
+            shifts, see `overlay.Correlation`.
         search_margin: Logarithm of the score that the global search gave this placement over that
             of the best one elsewhere; 0 where there was no other.
     """
