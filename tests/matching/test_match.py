@@ -11,6 +11,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 import rsfuse
 from rsfuse.errors import ConfigError
+from rsfuse.geo.raster import open_raster
 from rsfuse.matching import pipeline, predict
 from rsfuse.matching.metrics import grid_errors
 from rsfuse.matching.robust import Fit
@@ -189,6 +190,26 @@ def test_a_free_model_that_few_agree_with_gives_way_unless_it_was_asked_for(
     assert refined.fit is not None
     assert refined.fit.transform.model == fitted
     assert refined.doubted == (None if fitted == model else (model, share))
+
+
+@pytest.mark.parametrize(("scatter_px", "least", "most"), [(0.1, 0.0, 0.05), (1.0, 0.4, 0.6)])
+def test_whole_images_count_the_more_the_more_tie_points_scatter(
+    ground: np.ndarray, scatter_px: float, least: float, most: float
+) -> None:
+    there = np.array([[1, 0, 1.5], [0, 1, -1.0]])
+    moved = cv2.warpAffine(ground, there, (420, 420), flags=cv2.INTER_CUBIC, borderMode=2)
+    pair, _, _ = predict.pair_reader(open_raster(ground), open_raster(moved), predict.Options())
+    assert pair is not None
+    zero = np.zeros((9, 2))
+    kept, none = np.ones(9, bool), np.zeros(9)
+    fit = Fit(Transform("shift", np.eye(3)), kept, zero, none, scatter_px, np.eye(2), {})
+    rows = pipeline.join_none()._replace(xy=zero, placed=zero)
+    settled = predict._settled(pair, predict.Refined(rows, fit, 10.0))
+    assert settled.fit is not None
+    assert settled.standing_out > 8
+    share = settled.fit.transform.base[:2, 2] / there[:, 2]
+    assert ((least <= share) & (share <= most)).all()
+    np.testing.assert_allclose(settled.fit.residual, -settled.fit.transform.base[:2, 2] + zero)
 
 
 def test_a_strong_bend_is_followed_and_where_nothing_carries_it_said() -> None:
