@@ -62,11 +62,12 @@ UNEXPLAINED_MOST = 0.18
 # have up to 0.09, one that it follows in part 0.22.
 BARE_MOST = 0.15
 # Share of the tie points that has to agree with a model where their agreement is not beyond doubt.
-# Simulated shear that is found has shares of 0.75 and more, or an agreement of 50 and more;
-# mountains that were taken for shear 0.28 to 0.59 and 7 to 26, for a field 0.36 to 0.38 and 12 to
-# 24. A field over a scene that changed in part keeps half.
-DOUBTED_SHARE = {"affine": 0.6, "homography": 0.6, "smooth": 0.4}
+# Simulated shear and bends that are found have shares of 0.71 and more, or an agreement of 50 and
+# more; mountains that were taken for shear 0.28 to 0.59 and 7 to 26, for a field 0.36 to 0.54 and
+# 12 to 26. A field over a scene that changed in part keeps half: it stays, in doubt.
+DOUBTED_SHARE = 0.6
 DOUBTED_EVIDENCE = 30.0
+FIELD_SHARE = 0.4
 STIFF = ("shift", "rigid", "similarity")  # what is fitted instead
 # Scatter of the tie points, pixels of their lattice, at which the peak of the whole images says as
 # much as they do about where the query lies: two estimates that err differently (decision 0024).
@@ -420,7 +421,7 @@ class Refined(NamedTuple):
         rows: Tie points.
         fit: To the placed pixels; None where there are too few.
         agreement: See `Evidence.agreement`.
-        doubted: A freer model that was set aside, and the share of the tie points that agreed.
+        doubted: A model in doubt, and the share of the tie points that agreed with it.
         standing_out: See `Evidence.standing_out`.
     """
 
@@ -519,12 +520,14 @@ def judge(
         )
     if doubted is not None:
         freer, share = doubted
+        model = fit.transform.model
+        other = "similarity" if freer == model else freer
         reasons.append(
             Reason(
                 "doubtful_model",
                 f"Only {100 * share:.0f} % of the tie points agree with the best {freer}: slopes "
-                "that a sensor displaces look like that too. This is the best "
-                f"{fit.transform.model}; ask for the model {freer} to compare.",
+                f"that a sensor displaces look like that too. This is the best {model}; ask for "
+                f"the model {other} to compare.",
                 {"share": share},
             )
         )
@@ -552,15 +555,18 @@ def refine(
 ) -> Refined:
     """From the verified placement to the finest lattice.
 
-    Shear, perspective or a field that few tie points agree with is set aside for a stiffer model.
+    Shear, perspective or a field that few tie points agree with is in doubt, and is set aside for a
+    stiffer model.
     """
     models = MODELS if options.model == "auto" else (options.model,)
     found = _follow(pair, measurer, matrix, models, options.finest, rng, stages)
-    freer = "none" if found.fit is None else found.fit.transform.model
-    is_scattered = found.share < DOUBTED_SHARE.get(freer, 0.0)
-    if options.model == "auto" and is_scattered and found.agreement < DOUBTED_EVIDENCE:
-        stiffer = _follow(pair, measurer, matrix, STIFF, options.finest, rng, stages)
-        chosen = found if stiffer.fit is None else stiffer
+    freer = None if found.fit is None else found.fit.transform.model
+    is_doubtful = found.share < DOUBTED_SHARE and found.agreement < DOUBTED_EVIDENCE
+    if freer and freer not in STIFF and options.model == "auto" and is_doubtful:
+        chosen = found
+        if freer != "smooth" or found.share < FIELD_SHARE:
+            stiffer = _follow(pair, measurer, matrix, STIFF, options.finest, rng, stages)
+            chosen = found if stiffer.fit is None else stiffer
         found = chosen._replace(doubted=(freer, found.share))
     settled = _settled(pair, found)
     stages.mark("whole images")
