@@ -563,11 +563,11 @@ def refine(
     freer = None if found.fit is None else found.fit.transform.model
     is_doubtful = found.share < DOUBTED_SHARE and found.agreement < DOUBTED_EVIDENCE
     if freer and freer not in STIFF and options.model == "auto" and is_doubtful:
-        chosen = found
+        doubted = freer, found.share
         if freer != "smooth" or found.share < FIELD_SHARE:
             stiffer = _follow(pair, measurer, matrix, STIFF, options.finest, rng, stages)
-            chosen = found if stiffer.fit is None else stiffer
-        found = chosen._replace(doubted=(freer, found.share))
+            found = found if stiffer.fit is None else stiffer
+        found = found._replace(doubted=doubted)
     settled = _settled(pair, found)
     stages.mark("whole images")
     return settled
