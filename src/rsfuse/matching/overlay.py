@@ -29,7 +29,9 @@ WINDOWS = 9  # at most, spread over the area
 REACH_PX = 64  # the null distribution: shifts up to here, reference pixels
 NEAR_PX = 4.0  # from a placement, beyond which a peak is another one's, reference pixels
 SMALLEST_PX = 48  # a window below this tells nothing
-FLATTENING = 0.4  # as in the search: long straight edges fit everywhere along themselves
+FLATTENING = (
+    0.4  # for the same reason as in the search: long straight edges fit everywhere along themselves
+)
 
 
 class View(NamedTuple):
@@ -100,10 +102,10 @@ class Correlation(NamedTuple):
 def correlate(seen: list[View]) -> Correlation:
     """Correlate what lies on what at all shifts nearby."""
     values = []
-    shift = None
+    shift = np.zeros(2)
     for view in seen:
         (surface, plain), radius = _surfaces(view, FLATTENING, 0.0)
-        if shift is None:
+        if view is seen[0]:
             # Of the plain correlation: a narrow peak is drawn to whole pixels.
             shift = view.factor * _peak(plain, radius <= NEAR_PX / view.factor)
         far = surface[radius > max(8.0 / view.factor, 4.0)]
@@ -111,13 +113,11 @@ def correlate(seen: list[View]) -> Correlation:
             continue
         near = surface[radius <= max(2.0 / view.factor, 1.0)]
         values.append((near.max() - far.mean()) / far.std())
-    return Correlation(
-        float(np.mean(values)) if values else 0.0, np.zeros(2) if shift is None else shift
-    )
+    return Correlation(float(np.mean(values)) if values else 0.0, shift)
 
 
 def _peak(surface: FloatArray, allowed: Mask) -> FloatArray:
-    """(2,) place (x, y) of the largest allowed value from the middle; 0 if it is no peak."""
+    """(2,) from the middle to the largest allowed value, (x, y); 0 where that is no peak."""
     row, column = np.unravel_index(int(np.where(allowed, surface, -np.inf).argmax()), surface.shape)
     near = surface[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
     if near.shape != (3, 3) or not near.max() == surface[row, column] > near.min():
