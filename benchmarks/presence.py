@@ -22,7 +22,7 @@ from rsfuse.geo.raster import open_raster
 from rsfuse.matching.data import read_pairs
 from rsfuse.matching.overlay import correlate, views
 from rsfuse.matching.pairs import stack_of_pair
-from rsfuse.matching.predict import Options, pair_reader
+from rsfuse.matching.reader import pair_reader
 
 STRANGERS = 2
 # Pairs of one optical image: their strangers are none.
@@ -33,7 +33,7 @@ def stands(first, second) -> float:
     """`standing_out` of the part that two images (C, H, W) have from their first pixel on."""
     h, w = (min(n) for n in zip(first.shape[1:], second.shape[1:], strict=True))
     sources = [open_raster(np.asarray(i[:, :h, :w], np.float32)) for i in (first, second)]
-    pair, _, _ = pair_reader(*sources, Options())
+    pair, _, _ = pair_reader(*sources)
     return correlate(views(pair, pair.base)).standing_out
 
 

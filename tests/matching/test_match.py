@@ -12,8 +12,9 @@ from rasterio.errors import NotGeoreferencedWarning
 import rsfuse
 from rsfuse.errors import ConfigError
 from rsfuse.geo.raster import open_raster
-from rsfuse.matching import pipeline, predict
+from rsfuse.matching import pipeline, predict, refine
 from rsfuse.matching.metrics import grid_errors
+from rsfuse.matching.reader import pair_reader
 from rsfuse.matching.robust import Fit
 from rsfuse.matching.trust import Evidence
 from rsfuse.ops.geometry2d import Transform, for_opencv
@@ -177,17 +178,15 @@ def test_a_free_model_that_few_agree_with_gives_way_unless_it_was_asked_for(
     column = np.zeros(400)
     rows = pipeline.join_none()._replace(xy=nothing)
 
-    def follow(pair: object, measurer: object, matrix: object, models: tuple[str, ...], *_: object):
-        found = "rigid" if models == predict.STIFF else model
+    def follow(*given: object, **_: object) -> refine.Refined:
+        found = "rigid" if given[3] == refine.STIFF else model
         kept = np.arange(400) < 400 * share
         fit = Fit(Transform(found, np.eye(3)), kept, nothing, column, 1.0, np.eye(6), {})
-        return predict.Refined(rows, fit, agreement)
+        return refine.Refined(rows, fit, agreement)
 
-    monkeypatch.setattr(predict, "_follow", follow)
-    monkeypatch.setattr(predict, "_settled", lambda pair, refined: refined)
-    options = predict.Options(model=asked)
-    unused = (np.random.default_rng(0), pipeline.Stages())
-    refined = predict.refine(None, None, np.eye(3), options, *unused)  # type: ignore[arg-type]
+    monkeypatch.setattr(refine, "_follow", follow)
+    monkeypatch.setattr(refine, "_settled", lambda pair, refined: refined)
+    refined = refine.refine(None, None, np.eye(3), model=asked)  # type: ignore[arg-type]
     assert refined.fit is not None
     assert refined.fit.transform.model == fitted
     assert refined.doubted == ((model, share) if is_doubted else None)
@@ -199,13 +198,13 @@ def test_whole_images_count_the_more_the_more_tie_points_scatter(
 ) -> None:
     there = np.array([[1, 0, 1.5], [0, 1, -1.0]])
     moved = cv2.warpAffine(ground, there, (420, 420), flags=cv2.INTER_CUBIC, borderMode=2)
-    pair, _, _ = predict.pair_reader(open_raster(ground), open_raster(moved), predict.Options())
+    pair, _, _ = pair_reader(open_raster(ground), open_raster(moved))
     assert pair is not None
     zero = np.zeros((9, 2))
     kept, none = np.ones(9, bool), np.zeros(9)
     fit = Fit(Transform("shift", np.eye(3)), kept, zero, none, scatter_px, np.eye(2), {})
     rows = pipeline.join_none()._replace(xy=zero, placed=zero)
-    settled = predict._settled(pair, predict.Refined(rows, fit, 10.0))
+    settled = refine._settled(pair, refine.Refined(rows, fit, 10.0))
     assert settled.fit is not None
     assert settled.standing_out > 8
     share = settled.fit.transform.base[:2, 2] / there[:, 2]

@@ -6,7 +6,7 @@ import pytest
 
 from rsfuse.geo.raster import open_raster
 from rsfuse.matching.overlay import View, correlate, polished, views
-from rsfuse.matching.predict import Options, pair_reader
+from rsfuse.matching.reader import pair_reader
 from rsfuse.matching.trust import presence
 from rsfuse.ops.geometry2d import apply_matrix, for_opencv
 
@@ -26,7 +26,7 @@ def ground(seed: int) -> np.ndarray:
 
 
 def seen(first: np.ndarray, second: np.ndarray) -> list[View]:
-    pair, _, _ = pair_reader(open_raster(first), open_raster(second), Options())
+    pair, _, _ = pair_reader(open_raster(first), open_raster(second))
     assert pair is not None
     return views(pair, pair.base)
 
@@ -90,7 +90,7 @@ def test_only_the_part_that_is_asked_for_is_looked_at() -> None:
     image = ground(5)
     half = image.copy()
     half[:, SIDE // 2 :] = ground(6)[:, SIDE // 2 :]
-    pair, _, _ = pair_reader(open_raster(image), open_raster(half), Options())
+    pair, _, _ = pair_reader(open_raster(image), open_raster(half))
     assert pair is not None
     sides = [(0.0, 0.0, 120.0, 240.0), (120.0, 0.0, 120.0, 240.0)]
     shared, other = (correlate(views(pair, pair.base, area=part)).standing_out for part in sides)

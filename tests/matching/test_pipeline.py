@@ -14,7 +14,8 @@ from rsfuse.matching.pipeline import (
     spread_tiles,
     verify,
 )
-from rsfuse.matching.predict import Options, _close, _search_margin, pair_reader
+from rsfuse.matching.predict import _close, _search_margin
+from rsfuse.matching.reader import pair_reader
 from rsfuse.matching.robust import Consensus
 from rsfuse.matching.search import FIRST_LOOK, SECOND_LOOK, Candidate
 from rsfuse.ops.geometry2d import apply_matrix, for_opencv
@@ -33,7 +34,7 @@ def turned(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reader(first: np.ndarray, second: np.ndarray) -> PairReader:
-    pair, _, _ = pair_reader(open_raster(first), open_raster(second), Options())
+    pair, _, _ = pair_reader(open_raster(first), open_raster(second))
     assert pair is not None
     return pair
 

@@ -168,14 +168,14 @@ def _plan(
 
     from rsfuse.geo.grid import gsd_m
     from rsfuse.geo.warp import WARP_TILE, fitting_tile, warp_memory_bytes
-    from rsfuse.matching.predict import Options, pair_reader
+    from rsfuse.matching.reader import pair_reader
 
     def told(source: "RasterSource") -> str:
         h, w = source.shape
         size = f", {gsd_m(source.geobox):.4g} m" if source.is_georeferenced else ", no georeference"
         return f"{w} x {h} px, {len(source.bands)} bands, {source.dtype}{size}"
 
-    pair, _, problem = pair_reader(reference, query, Options(max_shift_px=max_shift_px))
+    pair, _, problem = pair_reader(reference, query, max_shift_px=max_shift_px)
     place: Any = problem.message if problem else None
     if pair is not None:
         place = dict(zip("xywh", (round(v) for v in pair.area1), strict=True))

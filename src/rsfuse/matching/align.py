@@ -8,7 +8,8 @@ from rsfuse.errors import ConfigError
 from rsfuse.geo.raster import RasterSource, open_raster
 from rsfuse.matching.overlay import LATTICES, correlate, polished, views
 from rsfuse.matching.pipeline import PairReader
-from rsfuse.matching.predict import Options, compose, match, pair_reader
+from rsfuse.matching.predict import match
+from rsfuse.matching.reader import compose, pair_reader
 from rsfuse.matching.results import MatchResult
 from rsfuse.matching.trust import OK_CONFIDENCE, Status, presence
 from rsfuse.ops.geometry2d import Transform
@@ -70,7 +71,7 @@ def align(
         near = {"max_shift_px": max_shift_px, "upright": True}
     elif first.shape == other.shape:
         near = {"max_shift_px": max_shift_px, "prior": np.eye(3)}
-    pair, linear, _ = pair_reader(first, other, Options(max_shift_px=near.get("max_shift_px")))
+    pair, linear, _ = pair_reader(first, other, max_shift_px=near.get("max_shift_px"))
     if pair is None:
         return Alignment("refused", 0.0, None, False, 0.0)
     by_file = correlate(views(pair, pair.base)).standing_out if near else 0.0
