@@ -16,7 +16,7 @@ from rsfuse.matching import pipeline, predict, refine
 from rsfuse.matching.metrics import grid_errors
 from rsfuse.matching.reader import pair_reader
 from rsfuse.matching.robust import Fit
-from rsfuse.matching.trust import Evidence
+from rsfuse.matching.trust import SHARED_PX, Evidence
 from rsfuse.ops.geometry2d import Transform, for_opencv
 
 
@@ -55,6 +55,9 @@ def test_a_turned_negative_is_found_to_a_fraction_of_a_pixel(
     errors = grid_errors(result.transform.apply, truth, (420, 420), (240, 240))
     assert errors.mean() < 0.4
     assert result.confidence > 0.7
+    # Of the coarser image, in pixels of which tie points are measured: here the query.
+    assert result.tie_points.sigma_px.min() >= SHARED_PX - 0.01
+    assert result.tie_points.sigma_px.max() < 1.5 * SHARED_PX
     assert "ok" in str(result)
     assert "tie points" in str(result)
 

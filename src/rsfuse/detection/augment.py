@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from rsfuse.ops.geometry2d import for_opencv
 from rsfuse.ops.polygons import polygon_intersections
 
 Floats = npt.NDArray[np.float64]
@@ -104,9 +105,7 @@ def cut(image: Image, matrix: Floats, size: int) -> npt.NDArray[np.float32]:
     layers = np.ascontiguousarray(image[:, rows, columns].transpose(1, 2, 0))
     if not layers.size:
         return np.zeros((len(image), size, size), np.float32)
-    # OpenCV counts pixel centres at whole numbers: half a pixel is taken off on both sides.
-    centred = matrix.copy()
-    centred[:, 2] += matrix[:, :2] @ np.array([0.5, 0.5]) - 0.5
+    centred = for_opencv(np.vstack([matrix, [0.0, 0.0, 1.0]]))[:2]
     centred[:, 2] -= (columns.start, rows.start)
     if sigma:
         layers = cv2.GaussianBlur(layers, (0, 0), sigma)

@@ -364,6 +364,7 @@ def _tie_points(
     xy1 = pair.base(rows.placed)
     residual = xy1 - transform.apply(rows.xy)
     scale = query_scale(transform, pair.shape0)
+    deviation = np.hypot(SCATTER_SHARE * fit.scale, SHARED_PX * rows.factor)
     return TiePoints(
         xy0=rows.xy,
         xy1=xy1,
@@ -375,7 +376,7 @@ def _tie_points(
             method=method,
         ),
         score=rows.measured.score,
-        sigma_px=np.full(len(xy1), np.hypot(SCATTER_SHARE * fit.scale, SHARED_PX) * scale),
+        sigma_px=np.full(len(xy1), deviation * scale),
         residual=residual,
         kept=fit.inliers,
         held_out_px=fit.held_out * scale,
