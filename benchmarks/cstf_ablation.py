@@ -23,7 +23,7 @@ from rsfuse.cli.train import settings_of
 from rsfuse.engine.bundle import Bundle, load_bundle
 from rsfuse.engine.config import read_config
 from rsfuse.engine.seeds import seeded
-from rsfuse.matching.data import is_held_out, read_pairs
+from rsfuse.matching.data import held_out_of, read_pairs
 from rsfuse.matching.model import CstfMatcher
 from rsfuse.matching.operators import same
 from rsfuse.matching.pairs import Stack, stack_of_pair
@@ -78,8 +78,9 @@ def kept_out(folders: Sequence[str]) -> list[list[Stack]]:
     """A group for each modality of each set: all pairs not for training, else every second."""
     groups: dict[tuple[str, str], list[Stack]] = {}
     for folder in folders:
-        for number, pair in enumerate(read_pairs(folder, limit=MOST)):
-            if pair.use != "train" or is_held_out(number, 2):
+        kept = held_out_of(read_pairs(folder), 2)
+        for pair in read_pairs(folder, limit=MOST):
+            if pair.use != "train" or pair.id in kept:
                 groups.setdefault((folder, pair.group), []).append(stack_of_pair(pair))
     return list(groups.values())
 

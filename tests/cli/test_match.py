@@ -16,7 +16,7 @@ from rsfuse.runs import RunRecord, read_json
 
 COLUMNS = (
     "id,x_ref,y_ref,x_query,y_query,X_ref,Y_ref,X_query,Y_query,dx_px,dy_px,residual_px,"
-    "probability,sigma_px,score,kept,reason,held_out,origin"
+    "probability,sigma_px,score,kept,reason,held_out_px,origin"
 )
 
 

@@ -4,12 +4,15 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rsfuse.errors import RsfuseError
 from rsfuse.matching import big
 from rsfuse.matching.big import Measured, rsfuse_command, run_measured
 from rsfuse.matching.evaluate import evaluate_big
+from rsfuse.matching.output import TRANSFORM_FORMAT, TRANSFORM_FORMAT_VERSION
+from rsfuse.ops.geometry2d import SplineField, Transform
 from rsfuse.runs import RunRecord, write_json
 
 MB = 1_000_000
@@ -49,7 +52,7 @@ def test_failed_command_is_an_error_with_its_own_words() -> None:
 class Commands:
     """Stands in for the command line: writes what `simulate` and `match` would write."""
 
-    def __init__(self, status: str, found: list[list[float]]) -> None:
+    def __init__(self, status: str, found: Transform) -> None:
         self.status = status
         self.found = found
         self.asked: list[str] = []
@@ -72,12 +75,22 @@ class Commands:
             parameters={},
             status=self.status,
             confidence=0.9,
-            result={"transform_px": self.found, "tie_points": {"total": 50, "kept": 40}},
+            result={"tie_points": {"total": 50, "kept": 40}},
         ).save(folder)
+        grid = {"shape": [600, 800], "crs": None, "transform": [1, 0, 0, 0, 1, 0]}
+        stored = {"format": TRANSFORM_FORMAT, "format_version": TRANSFORM_FORMAT_VERSION}
+        stored |= {"transform": self.found.to_dict(), "reference": grid}
+        stored |= {"query": {**grid, "georeferenced": False}}
+        write_json(folder / "transform.json", stored)
         return Measured(0, 7.0, 1_500_000_000, "")
 
 
-FOUND = [[1.0, 0.0, 8.0], [0.0, 1.0, 2.0], [0.0, 0.0, 1.0]]  # 3, 4 off the truth
+# 3, 4 off the truth: the matrix by 3, 0, its field by 0, 4.
+FOUND = Transform(
+    "smooth",
+    np.array([[1.0, 0.0, 8.0], [0.0, 1.0, -2.0], [0.0, 0.0, 1.0]]),
+    SplineField((0.0, 0.0), (200.0, 200.0), np.tile([0.0, 4.0], (6, 7, 1))),
+)
 
 
 def test_big_pair_is_made_registered_and_compared(

@@ -1,5 +1,6 @@
 """`rsfuse.match` on arrays with a known answer."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -7,11 +8,16 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
 from rasterio.errors import NotGeoreferencedWarning
 
 import rsfuse
 from rsfuse.errors import ConfigError
+from rsfuse.geo.grid import pixel_mapping
 from rsfuse.geo.raster import open_raster
+from rsfuse.geo.warp import read_mapped
 from rsfuse.matching import pipeline, predict, refine
 from rsfuse.matching.metrics import grid_errors
 from rsfuse.matching.reader import pair_reader
@@ -188,7 +194,8 @@ def test_a_free_model_that_few_agree_with_gives_way_unless_it_was_asked_for(
         return refine.Refined(rows, fit, agreement)
 
     monkeypatch.setattr(refine, "_follow", follow)
-    monkeypatch.setattr(refine, "_settled", lambda pair, refined: refined)
+    monkeypatch.setattr(refine, "covered", lambda pair, matrix: None)
+    monkeypatch.setattr(refine, "_settled", lambda pair, refined, area: refined)
     refined = refine.refine(None, None, np.eye(3), model=asked)  # type: ignore[arg-type]
     assert refined.fit is not None
     assert refined.fit.transform.model == fitted
@@ -207,7 +214,7 @@ def test_whole_images_count_the_more_the_more_tie_points_scatter(
     kept, none = np.ones(9, bool), np.zeros(9)
     fit = Fit(Transform("shift", np.eye(3)), kept, zero, none, scatter_px, np.eye(2), {})
     rows = pipeline.join_none()._replace(xy=zero, placed=zero)
-    settled = refine._settled(pair, refine.Refined(rows, fit, 10.0))
+    settled = refine._settled(pair, refine.Refined(rows, fit, 10.0), (0.0, 0.0, 420.0, 420.0))
     assert settled.fit is not None
     assert settled.standing_out > 8
     share = settled.fit.transform.base[:2, 2] / there[:, 2]
@@ -235,3 +242,43 @@ def test_a_strong_bend_is_followed_and_where_nothing_carries_it_said() -> None:
     part = rsfuse.match(image, query, upright=True, threads=1)
     assert part.status == "weak"
     assert "unsupported_field" in {reason.code for reason in part.reasons}
+
+
+def test_a_query_that_covers_a_fifth_of_the_reference_is_found() -> None:
+    rng = np.random.default_rng(8)
+    grains = [cv2.GaussianBlur(rng.normal(size=(900, 900)), (0, 0), s) * s for s in (2, 5, 12)]
+    large = sum(grains).astype(np.float32)
+    result = rsfuse.match(large, -large[520:700, 130:310], threads=1)
+    assert result.status == "ok"
+    assert result.transform is not None
+    np.testing.assert_allclose(result.transform.apply([[220, 610]]), [[90, 90]], atol=0.3)
+
+
+def test_rasters_of_two_reference_systems_are_matched_and_written(
+    ground: np.ndarray, tmp_path: Path
+) -> None:
+    """A georeference that bends: what is found is a field, whatever model was fitted."""
+    here = open_raster(ground, crs="EPSG:32633", transform=Affine(60, 0, 6e5, 0, -60, 6e6))
+    to_map = Transformer.from_crs(32633, 4326, always_xy=True)
+    (west, east), (south, north) = to_map.transform([603000, 621000], [5977000, 5997000])
+    step = (east - west) / 300, (north - south) / 330
+    grid = Affine(step[0], 0, west, 0, -step[1], north)
+    truth = pixel_mapping(GeoBox((330, 300), grid, "EPSG:4326"), here.geobox)
+    view = read_mapped(here, (330, 300), truth).data[0]
+    off = open_raster(-view, crs="EPSG:4326", transform=grid @ Affine.translation(3, -2))
+    result = rsfuse.match(here, off, threads=1)
+    assert result.status == "ok"
+    assert result.transform is not None
+    xy = np.random.default_rng(0).uniform(60, 240, (50, 2))
+    np.testing.assert_allclose(result.transform.apply(truth(xy)), xy, atol=0.3)
+    assert 0 < result.standard_error_px(truth(xy)).max() < 0.3
+    result.save(tmp_path / "run", resample=False)
+    stated = json.loads((tmp_path / "run" / "run.json").read_text())["result"]["shift_px"]
+    np.testing.assert_allclose(stated, [3, -2], atol=0.5)
+
+
+def test_an_image_of_small_numbers_is_not_flat(ground: np.ndarray) -> None:
+    result = rsfuse.match(1e-7 * ground, ground[60:360, 60:360], threads=1)
+    assert result.status == "ok"
+    flat = rsfuse.match(np.full_like(ground, 7.0), ground, threads=1)
+    assert [reason.code for reason in flat.reasons] == ["no_structure"]

@@ -9,7 +9,7 @@ import pytest
 
 from rsfuse.errors import InputError
 from rsfuse.geo.write import write_cog
-from rsfuse.matching.data import is_held_out, read_pairs
+from rsfuse.matching.data import held_out_of, read_pairs
 from rsfuse.matching.model import CELL
 from rsfuse.matching.operators import HELD_OUT, OPERATORS, degraded
 from rsfuse.matching.pairs import Motions, Sources, Stack, draw_sample, load_groups, stack_of_pair
@@ -100,8 +100,6 @@ def test_operators_keep_the_range_and_move_nothing(name: str) -> None:
 
 def test_operators_that_are_held_out_are_not_trained_on() -> None:
     assert not set(OPERATORS) & set(HELD_OUT)
-    assert [i for i in range(6) if is_held_out(i, 2)] == [1, 3, 5]
-    assert not any(is_held_out(i, 0) for i in range(6))
 
 
 def test_sources(tmp_path: Path) -> None:
@@ -111,8 +109,12 @@ def test_sources(tmp_path: Path) -> None:
         "category": "x", "image1": "a1.tif", "image2": "b1.tif", "use": "train",
         "affine_1to2": [[1, 0, 2], [0, 1, 0]], "residual_px": [1, -1],
     }  # fmt: skip
-    index = [{**entry, "pair": i} for i in range(4)]
+    uses = ("train", "train", "dev", "train", "train")
+    index = [{**entry, "pair": i, "use": use} for i, use in enumerate(uses)]
     (tmp_path / "index.json").write_text(json.dumps(index))
+    kept = held_out_of(read_pairs(tmp_path), 2)
+    assert [name.split("/")[-1] for name in sorted(kept)] == ["1", "3"]
+    assert not held_out_of(read_pairs(tmp_path), 0)
     found = load_groups(
         Sources(
             pairs=(str(tmp_path),),
@@ -122,7 +124,7 @@ def test_sources(tmp_path: Path) -> None:
         )
     )
     pairs, stacks, single, simulated = found
-    assert len(pairs) == 2  # every second one is kept for measuring
+    assert len(pairs) == 2  # 0 and 4: every second entry is kept for measuring, 2 is not to train
     assert pairs[0].shifts == ((0.0, 0.0), (3.0, -1.0))
     assert [len(s.layers) for s in stacks] == [2, 2]
     assert len(single) == 1

@@ -10,8 +10,10 @@ from rsfuse.matching.pipeline import (
     PairReader,
     SearchRange,
     Verified,
+    covered,
     find_candidates,
     spread_tiles,
+    verified_part,
     verify,
 )
 from rsfuse.matching.predict import _close, _search_margin
@@ -57,6 +59,7 @@ def grains() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ((10000, 10000), 320, 144, 12, 12),
         ((10000, 10000), 768, 9, 3, 3),
         ((9000, 300), 320, 9, 9, 1),
+        ((5000, 5000), 478.496, 144, 11, 11),
     ],
 )
 def test_tiles_are_spread_from_border_to_border(
@@ -64,9 +67,24 @@ def test_tiles_are_spread_from_border_to_border(
 ) -> None:
     tiles = np.array(spread_tiles((10.0, 20.0, *size), side, most))
     assert len(tiles) == across * down
-    assert (tiles[:, 2:] == np.minimum(side, size)).all()
+    assert (tiles[:, 2:] == np.minimum(round(side), size)).all()  # half a pixel would be a shift
     assert tiles[:, :2].min(axis=0).tolist() == [10, 20]
     assert (tiles[:, :2] + tiles[:, 2:]).max(axis=0).tolist() == [10 + size[0], 20 + size[1]]
+
+
+def test_beyond_the_horizon_all_of_the_reference_counts_as_covered() -> None:
+    pair = reader(np.zeros((90, 120)), np.zeros((900, 1800)))
+    assert covered(pair, np.eye(3)) == (0, 0, 120, 90)
+    leaning = np.array([[1.0, 0, 0], [0, 1, 0], [1e-3, 0, 1]])
+    assert np.isnan(apply_matrix(np.linalg.inv(leaning), [[1800, 0]])).any()
+    assert covered(pair, leaning) == (0, 0, 120, 90)
+
+
+def test_a_query_that_is_a_small_part_is_looked_at_where_it_lies() -> None:
+    pair = reader(np.zeros((500, 600)), np.zeros((200, 150)))
+    placed = np.array([[1.0, 0, -310], [0, 1, -40], [0, 0, 1]])
+    assert verified_part(pair, placed) == (310, 40, 150, 200)
+    assert verified_part(pair, np.diag([0.5, 0.5, 1.0])) == (0, 0, 600, 500)
 
 
 def misplaced(matrix: np.ndarray, truth: np.ndarray) -> float:

@@ -61,6 +61,14 @@ def test_derived_columns() -> None:
     np.testing.assert_allclose(points.covariances_px2[3], [[4, 0], [0, 4]])
 
 
+def test_standard_errors_are_in_query_pixels() -> None:
+    placed = Transform("shift", np.array([[1.0, 0, 3], [0, 1, -2], [0, 0, 1]]))
+    finer = Transform("shift", np.diag([4.0, 4.0, 1.0]) @ placed.base)
+    found = result(finer, placed=placed, covariance=0.01 * np.eye(2))
+    np.testing.assert_allclose(found.standard_error_px([[0, 0], [9, 5]]), 4 * 0.1 * np.sqrt(2))
+    assert np.isnan(result(finer).standard_error_px([[0, 0]])).all()
+
+
 def test_no_tie_points_at_all() -> None:
     none = TiePoints.none()
     assert len(none) == 0
@@ -109,6 +117,7 @@ def test_rotation_and_scale_of_a_result() -> None:
 def test_the_standard_error_grows_away_from_the_tie_points() -> None:
     # Scale and rotation 0.01 uncertain each, shift 0.3 px per axis, at (30, 40).
     covariance = np.diag([1e-4, 1e-4, 0.09, 0.09])
-    found = result(Transform("similarity", np.eye(3)), covariance=covariance)
+    same = Transform("similarity", np.eye(3))
+    found = result(same, placed=same, covariance=covariance)
     error = found.standard_error_px([[0, 0], [30, 40]])
     np.testing.assert_allclose(error, [np.sqrt(0.18), np.sqrt(2 * 2500e-4 + 0.18)])

@@ -110,7 +110,7 @@ def tie_point_rows(rng: np.random.Generator, count: int) -> list[dict[str, Any]]
                 "score": "0.7",
                 "kept": int(kept),
                 "reason": "" if kept else "outlier",
-                "held_out": int(kept and rng.random() < 0.2),
+                "held_out_px": f"{1.12 * np.hypot(*residual):.4f}" if kept else "",
                 "origin": "reference",
             }
         )
@@ -171,7 +171,7 @@ def make_match_run(
     rows = tie_point_rows(rng, count)
     if status == "refused":
         for row in rows[7:]:
-            row.update(kept=0, reason="outlier", held_out=0)
+            row.update(kept=0, reason="outlier", held_out_px="")
     if crs is None:
         for row in rows:
             row.update(X_ref="", Y_ref="")
@@ -193,7 +193,7 @@ def make_match_run(
         "before_px": {"median": 37.1, "rmse": 41.3, "p90": 58.8},
         "before_m": {"median": 360.2, "rmse": 401.0, "p90": 570.9} if crs else None,
         "after_m": {k: v * size for k, v in spread(kept).items()} if crs else None,
-        "expected_error_px": 0.31,
+        "standard_error_px": 0.31,
         "preview_scale": SIDE / PREVIEW,
     }
     (folder / "transform.json").write_text("{}")

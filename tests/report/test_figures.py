@@ -29,7 +29,7 @@ def tie_points(residual_px: np.ndarray, kept: np.ndarray | None = None) -> TiePo
         residual_px=np.asarray(residual_px, np.float64),
         probability=np.linspace(0, 1, count),
         kept=np.ones(count, bool) if kept is None else kept,
-        held_out=np.zeros(count, bool),
+        held_out_px=np.zeros(count),
         reason=("",) * count,
         map=nothing,
     )

@@ -20,7 +20,7 @@ def tie_points(
         residual_px=np.hypot(*residual.T),
         probability=np.ones(count),
         kept=np.ones(count, bool),
-        held_out=np.zeros(count, bool),
+        held_out_px=np.zeros(count),
         reason=("",) * count,
         map=world,
     )

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rsfuse.errors import RsfuseError
-from rsfuse.matching.metrics import FloatArray, distances, grid_nodes, transform_points
+from rsfuse.matching.metrics import distances, grid_nodes, transform_points
+from rsfuse.matching.output import StoredTransform
 from rsfuse.runs import RunRecord, read_json
 
 POLL_S = 0.1
@@ -164,19 +165,5 @@ def _error_px(run: RunRecord, run_folder: Path, folder: Path) -> float | None:
     truth = np.array(read_json(folder / "truth" / "transform.json")["transform_px"])
     shape0, shape1 = (tuple(entry["shape"]) for entry in run.inputs[:2])
     nodes = grid_nodes(truth, shape0, shape1)
-    matrix = run.result.get("transform_px")
-    if matrix is not None:
-        found = transform_points(np.array(matrix, dtype=np.float64), nodes)
-    else:
-        found = nodes + _displacement_at(run_folder / str(run.outputs["displacement"]), nodes)
+    found = StoredTransform.load(run_folder / "transform.json").transform.apply(nodes)
     return float(np.mean(distances(found, transform_points(truth, nodes))))
-
-
-def _displacement_at(path: Path, nodes: FloatArray) -> FloatArray:
-    """Values of a two-band displacement raster in the pixels that hold the nodes."""
-    from rsfuse.geo.grid import Window
-    from rsfuse.geo.raster import open_raster
-
-    with open_raster(path) as source:
-        pixels = [source.read(Window(int(x), int(y), 1, 1)).data[:2, 0, 0] for x, y in nodes]
-    return np.array(pixels, dtype=np.float64)

@@ -12,7 +12,7 @@ Image 1 becomes image 0, the reference; image 2 becomes image 1, the query.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,9 +156,9 @@ def read_pairs(dataset: str | Path, *, limit: int | None = None) -> tuple[MatchP
     return pairs if limit is None else spread(pairs, limit)
 
 
-def is_held_out(number: int, every: int) -> bool:
-    """Whether pair `number` of a set is kept for measuring."""
-    return bool(every) and number % every == every - 1
+def held_out_of(pairs: Sequence[MatchPair], every: int) -> frozenset[str]:
+    """Names of the pairs of a whole set that are kept for measuring: every so-many-th, or none."""
+    return frozenset(pair.id for pair in pairs[every - 1 :: every]) if every else frozenset()
 
 
 def spread(pairs: tuple[MatchPair, ...], limit: int) -> tuple[MatchPair, ...]:

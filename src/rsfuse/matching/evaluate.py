@@ -25,7 +25,7 @@ import numpy as np
 
 from rsfuse.errors import InputError, RsfuseError
 from rsfuse.matching import metrics
-from rsfuse.matching.data import ImageArray, is_held_out, read_pairs, spread
+from rsfuse.matching.data import ImageArray, held_out_of, read_pairs, spread
 from rsfuse.matching.metrics import Interval
 from rsfuse.matching.protocols import PROTOCOLS, Answer, Case, Matcher, Protocol, Record
 
@@ -210,7 +210,8 @@ def evaluate(
         )
     pairs = read_pairs(dataset)
     if held_out:
-        pairs = tuple(p for i, p in enumerate(pairs) if is_held_out(i, held_out))
+        kept = held_out_of(pairs, held_out)
+        pairs = tuple(p for p in pairs if p.id in kept)
     if limit is not None:
         pairs = spread(pairs, limit)
     cases = [replace(c, as_it_lies=as_they_lie) for c in rules.cases(pairs, seed, upright)]

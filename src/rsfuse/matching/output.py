@@ -315,9 +315,7 @@ def _numbers(result: MatchResult) -> dict[str, Any]:
     if transform is None:
         return {"tie_points": {"total": len(ties), "kept": 0}}
     rotation, scale = result.rotation_scale or (0.0, 1.0)
-    h, w = result.reference.shape
-    centre = np.array([[w / 2, h / 2]])
-    shift = (transform.apply(centre) - centre)[0]
+    shift = _misplacement(result)
     gsd = _gsd_m(result.query)
     after = summary_px(ties.residual_px[ties.kept])
     before = None if result.before_px is None else summary_px(result.before_px)
@@ -329,23 +327,47 @@ def _numbers(result: MatchResult) -> dict[str, Any]:
 
     return {
         "model": transform.model,
-        "transform_px": transform.base,
+        "transform_px": transform.matrix,
         "rotation_deg": rotation,
         "scale": scale,
         "shift_px": shift,
-        "shift_m": None if gsd is None else shift * gsd,
+        "shift_m": None if gsd is None or shift is None else shift * gsd,
         "tie_points": {"total": len(ties), "kept": int(ties.kept.sum())},
         "residual_px": after,
         "held_out_px": result.held_out_px,
         "before_px": before,
         "before_m": in_metres(before),
         "after_m": in_metres(after),
-        "expected_error_px": _expected_error_px(result),
+        "standard_error_px": _standard_error_px(result),
         "map_correction": map_correction(result),
     }
 
 
-def _expected_error_px(result: MatchResult) -> float | None:
+def _misplacement(result: MatchResult) -> FloatArray | None:
+    """(2,) from where the files have the reference's centre to where it is, query pixels.
+
+    Two images of one size without georeference have it at the same pixel. None where nothing is
+    stated.
+    """
+    from rsfuse.geo.grid import pixel_mapping
+
+    transform, reference, query = result.transform, result.reference, result.query
+    h, w = reference.shape
+    centre = np.array([[w / 2, h / 2]])
+    if reference.is_georeferenced and query.is_georeferenced:
+        if (reference.geobox.crs is None) != (query.geobox.crs is None):
+            return None
+        stated = pixel_mapping(reference.geobox, query.geobox)(centre)
+    elif reference.shape == query.shape:
+        stated = centre
+    else:
+        return None
+    assert transform is not None
+    shift = (transform.apply(centre) - stated)[0]
+    return shift if np.isfinite(shift).all() else None
+
+
+def _standard_error_px(result: MatchResult) -> float | None:
     """Root mean square standard error of the transform over the reference, query pixels."""
     h, w = result.reference.shape
     grid = np.stack(np.meshgrid(np.linspace(0, w, 9), np.linspace(0, h, 9)), -1).reshape(-1, 2)
@@ -354,7 +376,7 @@ def _expected_error_px(result: MatchResult) -> float | None:
 
 
 def tie_point_columns(result: MatchResult) -> dict[str, npt.NDArray[Any]]:
-    """The columns of the table of tie points, named as in docs/conventions.md."""
+    """The columns of the table of tie points, one row each; pixels are those of the query."""
     ties = result.tie_points
     n = len(ties)
     georeferenced = result.reference.is_georeferenced
@@ -382,7 +404,7 @@ def tie_point_columns(result: MatchResult) -> dict[str, npt.NDArray[Any]]:
         "score": ties.score,
         "kept": ties.kept.astype(np.int64),
         "reason": reason,
-        "held_out": np.isfinite(ties.held_out_px).astype(np.int64),
+        "held_out_px": ties.held_out_px,
         "origin": np.where(ties.from_query, "query", "reference").astype(object),
     }
 
@@ -432,7 +454,7 @@ def write_csv(path: Path, columns: dict[str, npt.NDArray[Any]]) -> None:
 
     def text(value: Any) -> str:
         if isinstance(value, float | np.floating):
-            return "" if np.isnan(value) else f"{value:.6f}".rstrip("0").rstrip(".")
+            return "" if np.isnan(value) else f"{value:.10f}".rstrip("0").rstrip(".")
         return str(value)
 
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

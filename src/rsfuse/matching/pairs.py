@@ -271,7 +271,7 @@ class Sources:
 
     Attributes:
         pairs: Folders with an `index.json` of registered pairs; only entries marked "train".
-        held_out: Every so-many-th pair of them is kept for measuring; 0 keeps none.
+        held_out: Every so-many-th entry is kept for measuring; 0 keeps none.
         images: Groups of rasters: one or several patterns with commas between; the k-th files of
             all patterns, on one grid, make a stack.
         most: At most so many stacks of a group.
@@ -308,10 +308,11 @@ def load_groups(sources: Sources) -> list[list[Stack]]:
 
 
 def _pair_stacks(folder: str, held_out: int) -> list[Stack]:
-    from rsfuse.matching.data import is_held_out, read_pairs
+    from rsfuse.matching.data import held_out_of, read_pairs
 
-    pairs = [p for p in read_pairs(folder) if p.use == "train"]
-    stacks = [stack_of_pair(pair) for k, pair in enumerate(pairs) if not is_held_out(k, held_out)]
+    pairs = read_pairs(folder)
+    kept = held_out_of(pairs, held_out)
+    stacks = [stack_of_pair(p) for p in pairs if p.use == "train" and p.id not in kept]
     if not stacks:
         raise InputError(
             f"{folder} holds no pair to train on",

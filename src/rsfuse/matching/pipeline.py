@@ -21,13 +21,15 @@ from rsfuse.matching.measurer import AnyMeasurer
 from rsfuse.matching.robust import Consensus, consensus
 from rsfuse.matching.search import Candidate, View, search
 from rsfuse.matching.structure import FloatImage, Mask
-from rsfuse.ops.geometry2d import Transform
+from rsfuse.ops.geometry2d import Transform, apply_matrix
 
 FloatArray = npt.NDArray[np.float64]
 Points = Callable[[FloatArray], FloatArray]
 Rect = tuple[float, float, float, float]
 
 VERIFY_SIDE_PX = 288  # long side at which candidates are verified
+SMALLEST_COVERED_PX = 48
+PART_MOST = 0.5  # of the reference: a query below is verified on the part that it covers
 WHOLE_SIDE_PX = 1152  # a lattice up to this long is measured in one piece
 TILE_PX = 320  # beyond, scenes are measured in tiles: templates and their surroundings fit in
 MAX_TILES = 144  # measured at each level of a scene; spread evenly
@@ -146,6 +148,34 @@ def find_candidates(pair: PairReader, range_: SearchRange, *, threads: int) -> l
     return [c._replace(matrix=moved @ c.matrix) for c in found]
 
 
+def covered(pair: PairReader, matrix: FloatArray) -> Rect:
+    """Part of the reference that the placed query covers, as (x, y, w, h) in whole pixels.
+
+    All of it where that is next to nothing, or the query reaches beyond the horizon.
+    """
+    h, w = pair.shape0
+    low, high = (np.clip(side, 0, [w, h]) for side in _footprint(pair, matrix))
+    if not (high - low >= SMALLEST_COVERED_PX).all():
+        return 0.0, 0.0, float(w), float(h)
+    return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
+
+
+def verified_part(pair: PairReader, matrix: FloatArray) -> Rect:
+    """What of the reference is looked at to verify a placement."""
+    h, w = pair.shape0
+    low, high = _footprint(pair, matrix)
+    is_part = (high - low).max() < PART_MOST * max(h, w)
+    return covered(pair, matrix) if is_part else (0.0, 0.0, float(w), float(h))
+
+
+def _footprint(pair: PairReader, matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(2,) smallest and (2,) largest reference pixel of the placed query, beyond its edges too."""
+    x1, y1, w1, h1 = pair.area1
+    corners = np.array([[x1, y1], [x1 + w1, y1], [x1 + w1, y1 + h1], [x1, y1 + h1]])
+    back = apply_matrix(np.linalg.inv(matrix), corners)
+    return np.floor(back.min(axis=0)), np.ceil(back.max(axis=0))
+
+
 def read_lattice(
     pair: PairReader, measurer: AnyMeasurer, rect: Rect, shape: tuple[int, int], placement: Points
 ) -> tuple[Any, Any]:
@@ -178,14 +208,15 @@ def verify(
     pair: PairReader, measurer: AnyMeasurer, candidate: Candidate, rng: np.random.Generator
 ) -> Verified:
     """Measure tie points on a reduced lattice and ask whether they agree."""
-    h, w = pair.shape0
+    matrix = candidate.matrix
+    x, y, w, h = rect = verified_part(pair, matrix)
     factor = max(1.0, max(h, w) / VERIFY_SIDE_PX)
     shape = (max(16, round(h / factor)), max(16, round(w / factor)))
-    matrix = candidate.matrix
+    lift = translation(x, y) @ np.diag([w / shape[1], h / shape[0], 1.0])
     best: Verified | None = None
     for radius, template in ((12, 48), (8, 48)):
         placement = Transform("affine", matrix).apply
-        own, other = read_lattice(pair, measurer, (0, 0, w, h), shape, placement)
+        own, other = read_lattice(pair, measurer, rect, shape, placement)
         side = min(template, 2 * (min(shape) // 5))
         points = detect_keypoints(
             own.structure, spacing=max(8, int(max(shape) / VERIFY_CELLS)), margin=side // 3
@@ -208,7 +239,6 @@ def verify(
         if agreed.evidence < SOME_EVIDENCE:
             break
         if agreed.evidence >= 0.8 * best.consensus.evidence:
-            lift = np.diag([w / shape[1], h / shape[0], 1.0])
             matrix = matrix @ lift @ agreed.matrix @ np.linalg.inv(lift)
             best = result._replace(matrix=matrix)
     assert best is not None
@@ -268,8 +298,9 @@ def tie_points_in(
 
 
 def spread_tiles(rect: Rect, side: float, most: int) -> list[Rect]:
-    """Square tiles of a side on a rectangle, at most so many, evenly spread."""
+    """Square tiles of a side on a rectangle, at most so many, evenly spread, in whole pixels."""
     x, y, w, h = rect
+    side = round(side)
     across, down = max(1, int(np.ceil(w / side))), max(1, int(np.ceil(h / side)))
     shrink = np.sqrt(across * down / most)
     if shrink > 1:

@@ -13,14 +13,12 @@ import numpy.typing as npt
 from rsfuse.errors import ConfigError
 from rsfuse.matching import pipeline
 from rsfuse.matching.measurer import AnyMeasurer, TemplateMeasurer
-from rsfuse.matching.pipeline import PairReader, SearchRange, Stages, TiePointRows
+from rsfuse.matching.pipeline import PairReader, SearchRange, Stages, TiePointRows, covered
 from rsfuse.matching.reader import SMALLEST_SIDE_PX, compose, pair_reader
 from rsfuse.matching.refine import (
     MODELS,
     TEMPLATE_OVERLAP,
     Refined,
-    covered,
-    query_scale,
     refine,
     unexplained,
 )
@@ -41,6 +39,7 @@ from rsfuse.ops.geometry2d import (
     FloatArray,
     Transform,
     apply_matrix,
+    rotation_scale_of,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
 METHODS = ("auto", "cstf", "classic")
 AUTO = "classic"  # the better one by docs/results.md
 CLEAR_EVIDENCE = 6.0  # a placement so well supported is not doubted before refinement
+FLAT = 1e-6  # of the largest value: an image that varies less is one flat value
 REFINED_MOST = 3  # so many placements are refined where none is clear
 # Share of locally consistent tie points beside the model. Pairs that matrices describe have 0 to
 # 0.15, most in radar, where roofs and crowns are displaced together; a smooth warp that was missed
@@ -255,8 +255,9 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
         return refuse(
             Reason(
                 "few_tie_points",
-                f"Only {len(rows.xy)} tie points could be measured at full resolution.",
-                {"found": len(rows.xy)},
+                f"{len(rows.xy)} tie points could be measured at 1:{rows.factor:.3g}, and too few "
+                "of them agree on a transform.",
+                {"found": len(rows.xy), "lattice_factor": rows.factor},
             ),
             evidence=best.consensus.evidence,
         )
@@ -274,7 +275,7 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
         confidence,
         reasons,
         transform,
-        fit.covariance if fit.transform.model != "smooth" else None,
+        None if fit.transform.field else TEMPLATE_OVERLAP * fit.covariance,
         points,
         before if georeferenced or reference.shape == query.shape else None,
         {
@@ -288,6 +289,7 @@ def match_sources(reference: RasterSource, query: RasterSource, options: Options
         reference,
         query,
         parameters,
+        fit.transform,
     )
 
 
@@ -309,9 +311,10 @@ def _featureless(pair: PairReader) -> Iterator[Reason]:
         ("reference", pair.read0((0, 0, pair.shape0[1], pair.shape0[0]), _small(pair.shape0))),
         ("query", _whole_query(pair)),
     ):
-        if float(valid.mean()) < 0.02:
+        seen = image[:, valid]
+        if not seen.size:
             yield Reason("no_valid_pixels", f"The {name} has no usable pixels: all are nodata.")
-        elif float(image[:, valid].std(axis=1).max()) < 1e-6:
+        elif not (seen.std(axis=1) > FLAT * np.abs(seen).max(axis=1)).any():
             yield Reason(
                 "no_structure", f"The {name} is one flat value: there is nothing to match."
             )
@@ -363,7 +366,7 @@ def _tie_points(
     """Tie points with their errors and probabilities, in pixels of both images."""
     xy1 = pair.base(rows.placed)
     residual = xy1 - transform.apply(rows.xy)
-    scale = query_scale(transform, pair.shape0)
+    scale = rotation_scale_of(transform.base, rows.xy.mean(axis=0))[1]
     deviation = np.hypot(SCATTER_SHARE * fit.scale, SHARED_PX * rows.factor)
     return TiePoints(
         xy0=rows.xy,

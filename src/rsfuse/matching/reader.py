@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from rsfuse.ops.geometry2d import (
     apply_matrix,
     fit_field,
     fit_matrix,
+    unit_matrix,
 )
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 SMALLEST_SIDE_PX = 32
 LINEAR_BASE_PX = 0.05  # a georeference this straight is a matrix
+FIELD_CELLS = 16  # along a side, at least, of the field that a bent georeference becomes
+SAMPLES_PER_CELL = 3
 
 
 def pair_reader(
@@ -94,7 +98,8 @@ def pair_reader(
             return None, None, Reason("no_overlap", problem, details)
 
     def read0(rect: Rect, shape: tuple[int, int]) -> tuple[Any, Any]:
-        x, y, w, h = (round(v) for v in rect)
+        x, y, w, h = (int(v) for v in rect)
+        assert all(float(v).is_integer() for v in rect), f"{rect} are no whole pixels"
         whole = (h, w) == shape
         raster = reference.read(Window(x, y, w, h), shape=None if whole else shape, bands=bands0)
         return raster.data, raster.valid
@@ -129,28 +134,38 @@ def _straight(base: Points, shape: tuple[int, int]) -> FloatArray | None:
 
 def compose(placed: Transform, pair: PairReader, linear_base: FloatArray | None) -> Transform:
     """Reference pixels -> query pixels from a placement and the georeference after it."""
+    field = placed.field
     if linear_base is not None:
-        base = linear_base @ placed.base
-        if placed.field is None:
-            return Transform(placed.model, base / base[2, 2])
-        turned = placed.field.coefficients @ linear_base[:2, :2].T
-        field = SplineField(placed.field.origin, placed.field.spacing, turned)
-        return Transform("smooth", base, field)
+        if field is None:
+            return Transform(placed.model, unit_matrix(linear_base @ placed.base))
+        linear = unit_matrix(linear_base)
+        if np.array_equal(linear[2], [0.0, 0.0, 1.0]):
+            turned = field.coefficients @ linear[:2, :2].T
+            bent = SplineField(field.origin, field.spacing, turned)
+            return Transform("smooth", linear @ placed.base, bent)
     # The georeference bends: the whole mapping becomes a matrix and a field through its samples.
     h, w = pair.shape0
-    grid = np.stack(np.meshgrid(np.linspace(0, w, 41), np.linspace(0, h, 41)), axis=-1).reshape(
-        -1, 2
+    area, cells = (0.0, 0.0, float(w), float(h)), (FIELD_CELLS, FIELD_CELLS)
+    if field is not None:
+        # On the knots of its field, and between them where those are few.
+        down, across = field.cells
+        area = (*field.origin, across * field.spacing[0], down * field.spacing[1])
+        cells = down * math.ceil(FIELD_CELLS / down), across * math.ceil(FIELD_CELLS / across)
+    x, y = (
+        np.linspace(start, start + length, SAMPLES_PER_CELL * count + 1)
+        for start, length, count in zip(area[:2], area[2:], cells[::-1], strict=True)
     )
+    grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     there = pair.base(placed.apply(grid))
     known = np.isfinite(there).all(axis=1)
     grid, there = grid[known], there[known]
     base = fit_matrix("affine", grid, there)
-    field = fit_field(
+    bent = fit_field(
         grid,
         there - apply_matrix(base, grid),
         np.ones(len(grid)),
-        area=(0.0, 0.0, float(w), float(h)),
-        cells=(16, 16),
+        area=area,
+        cells=cells,
         stiffness=1e-9,
     )
-    return Transform("smooth", base, field)
+    return Transform("smooth", base, bent)

@@ -14,9 +14,15 @@ import numpy as np
 from rsfuse.matching import pipeline
 from rsfuse.matching.measurer import AnyMeasurer
 from rsfuse.matching.overlay import correlate, views
-from rsfuse.matching.pipeline import PairReader, Stages, TiePointRows
+from rsfuse.matching.pipeline import PairReader, Stages, TiePointRows, covered, verified_part
 from rsfuse.matching.robust import Fit, consensus, fit_transform, neighbours_agree
-from rsfuse.ops.geometry2d import FloatArray, Transform, apply_matrix, fit_matrix
+from rsfuse.ops.geometry2d import (
+    FloatArray,
+    Transform,
+    apply_matrix,
+    fit_matrix,
+    rotation_scale_of,
+)
 
 MODELS = ("shift", "rigid", "similarity", "affine", "homography", "smooth")
 KEYPOINTS = 500  # per image and pass; a scene spreads them over its tiles
@@ -34,6 +40,7 @@ TEMPLATE_OVERLAP = 8.0  # so many overlapping templates say what one independent
 DOUBTED_SHARE = 0.5
 DOUBTED_EVIDENCE = 30.0
 FIELD_SHARE = 0.4
+FEWEST_AGREEING = 6  # tie points, below which nothing is fitted
 STIFF = ("shift", "rigid", "similarity")  # what is fitted instead
 # Scatter of the tie points, pixels of their lattice, at which the peak of the whole images says as
 # much as they do about where the query lies: two estimates that err differently (decision 0024).
@@ -106,13 +113,13 @@ def refine(
             stiffer = follow(STIFF)
             found = found if stiffer.fit is None else stiffer
         found = found._replace(doubted=doubted)
-    settled = _settled(pair, found)
+    settled = _settled(pair, found, covered(pair, matrix))
     stages.mark("whole images")
     return settled
 
 
-def _settled(pair: PairReader, refined: Refined) -> Refined:
-    """How far a fit stands out in the whole images, and the fit moved towards their peak."""
+def _settled(pair: PairReader, refined: Refined, area: pipeline.Rect) -> Refined:
+    """How far a fit stands out in all of an area, and the fit moved towards the peak there."""
     fit = refined.fit
     if fit is None:
         return refined
@@ -122,7 +129,7 @@ def _settled(pair: PairReader, refined: Refined) -> Refined:
         pair,
         lambda p: pair.base(apply_matrix(stiff, p)),
         factors=(refined.rows.factor,),
-        area=covered(pair, stiff),
+        area=area,
     )
     found = correlate(seen)
     if fit.transform.field is None:
@@ -146,11 +153,10 @@ def _follow(
 ) -> Refined:
     """Measure and fit from the coarsest lattice to the finest, each through the fit before."""
     rng = np.random.default_rng(seed)
-    h, w = pair.shape0
     rect = covered(pair, matrix)
-    scale = query_scale(Transform("affine", _affine_of(pair, matrix)), pair.shape0)
-    finest = max(finest, 1.0 / scale)
-    factor = max(1.0, max(h, w) / pipeline.VERIFY_SIDE_PX)
+    finest = max(finest, 1.0 / _scale_of(pair, matrix))
+    bends_at = max(verified_part(pair, matrix)[2:]) / pipeline.VERIFY_SIDE_PX
+    factor = max(1.0, bends_at)
     factors = []
     while factor > finest * 1.01:
         factor /= pipeline.LEVEL_STEP
@@ -158,27 +164,29 @@ def _follow(
         factors.append(factor)
     factors = factors or [finest]
     placement: Transform = Transform("affine", matrix)
-    rows, fit, agreement = None, None, 0.0
+    rows, fit, agreement = pipeline.join_none(), None, 0.0
     rough = ("similarity", "affine", "smooth") if models == MODELS else models
     passes = [(f, FIRST_RADIUS_PX) for f in factors] + [(factors[-1], LAST_RADIUS_PX)]
     # Ground that is bent by more than the radius shows on the lattice of the verification only.
-    bends_at = max(h, w) / pipeline.VERIFY_SIDE_PX
     if "smooth" in models and bends_at > 1.5 * factors[0]:
         passes.insert(0, (bends_at, FIRST_RADIUS_PX))
     grown, kept = 0, 0
     while passes:
         factor, radius = passes.pop(0)
         tried = rough if passes else models
-        level = _fit_level(pair, measurer, rect, placement, tried, factor, radius, rng)
+        measured, fitted, agreed = _fit_level(
+            pair, measurer, rect, placement, tried, factor, radius, rng
+        )
         is_look_for_bends = factor > factors[0]
-        if is_look_for_bends and (level is None or level[1].transform.model != "smooth"):
+        if is_look_for_bends and (fitted is None or fitted.transform.model != "smooth"):
             continue
-        if level is None:
+        if fitted is None:
+            rows = rows if fit else measured
             break
         if placement.model != "smooth":
             # A field bends to where the last measurement was: that the next one agrees is no news.
-            agreement = max(agreement, level[2])
-        rows, fit = level[:2]
+            agreement = max(agreement, agreed)
+        rows, fit = measured, fitted
         placement = fit.transform
         if len(passes) == 1 and placement.model == "smooth" and grown < FIELD_PASSES:
             # A field grows into places that its last fit did not reach.
@@ -187,10 +195,9 @@ def _follow(
                 grown += 1
                 passes.insert(0, (factor, FIRST_RADIUS_PX))
         stages.mark(f"refinement at 1:{factor:.3g}")
-    if rows is None:
-        return Refined(pipeline.join_none(), None, 0.0)
     if fit is not None:
-        fit = fit._replace(inliers=fit.inliers & (rows.measured.probability > 0.05))
+        sure = fit.inliers & (rows.measured.probability > 0.05)
+        fit = fit._replace(inliers=sure, held_out=np.where(sure, fit.held_out, np.nan))
     return Refined(rows, fit, agreement)
 
 
@@ -203,11 +210,11 @@ def _fit_level(
     factor: float,
     radius: int,
     rng: np.random.Generator,
-) -> tuple[TiePointRows, Fit, float] | None:
+) -> tuple[TiePointRows, Fit | None, float]:
     """Tie points of one lattice through a placement, the fit to them, and how far they agree."""
     rows = _measure_level(pair, measurer, rect, placement, factor, radius)
-    if rows is None:
-        return None
+    if not len(rows.xy):
+        return rows, None, 0.0
     xy, template = rows.xy / factor, _template(rect, factor)
     moved = (placement.invert(rows.placed) - rows.xy) / factor
     probability = rows.measured.probability
@@ -220,8 +227,8 @@ def _fit_level(
         template=template,
         rng=rng,
     )
-    if agreed.inliers.sum() < 6:
-        return None
+    if agreed.inliers.sum() < FEWEST_AGREEING:
+        return rows, None, agreed.evidence
     near = np.hypot(*(apply_matrix(agreed.matrix, xy) - xy - moved).T) < 4.0
     agree = neighbours_agree(xy, moved, probability, tolerance=2.0, apart=0.5 * template)
     fit = fit_transform(
@@ -233,7 +240,7 @@ def _fit_level(
         tolerance=3.0 * factor,
         start=placement if placement.model == "smooth" else None,
     )
-    return None if fit is None else (rows, fit, agreed.evidence)
+    return rows, fit, agreed.evidence
 
 
 def _template(rect: pipeline.Rect, factor: float) -> int:
@@ -249,13 +256,13 @@ def _measure_level(
     placement: Transform,
     factor: float,
     radius: int,
-) -> TiePointRows | None:
+) -> TiePointRows:
     w, h = rect[2:]
     lattice = (max(16, round(h / factor)), max(16, round(w / factor)))
     template = _template(rect, factor)
     if max(lattice) <= pipeline.WHOLE_SIDE_PX:
         spacing = max(10, int(np.sqrt(lattice[0] * lattice[1] / KEYPOINTS)))
-        rows = pipeline.tie_points_in(
+        return pipeline.tie_points_in(
             pair,
             measurer,
             rect,
@@ -265,7 +272,6 @@ def _measure_level(
             template=template,
             radius=radius,
         )
-        return rows if len(rows.xy) else None
     tiles = pipeline.spread_tiles(rect, pipeline.TILE_PX * factor, pipeline.MAX_TILES)
     spacing = int(np.sqrt(pipeline.TILE_PX**2 * len(tiles) / SCENE_KEYPOINTS))
 
@@ -284,7 +290,7 @@ def _measure_level(
 
     parts = pipeline.each(one, tiles)
     found = [p for p in parts if len(p.xy)]
-    return pipeline.join(found) if found else None
+    return pipeline.join(found or parts)
 
 
 def unexplained(rows: TiePointRows, fit: Fit, area: pipeline.Rect) -> float:
@@ -299,25 +305,9 @@ def unexplained(rows: TiePointRows, fit: Fit, area: pipeline.Rect) -> float:
     return float((agree & ~fit.inliers).sum()) / max(int(agree.sum()), 1)
 
 
-def covered(pair: PairReader, matrix: FloatArray) -> pipeline.Rect:
-    """Part of the reference that the placed query covers, as (x, y, w, h)."""
-    x1, y1, w1, h1 = pair.area1
-    corners = np.array([[x1, y1], [x1 + w1, y1], [x1 + w1, y1 + h1], [x1, y1 + h1]])
-    back = apply_matrix(np.linalg.inv(matrix), corners)
+def _scale_of(pair: PairReader, matrix: FloatArray) -> float:
+    """Query pixels per reference pixel of a placement, in the middle of the reference."""
     h, w = pair.shape0
-    low = np.clip(np.floor(back.min(axis=0)), 0, [w, h])
-    high = np.clip(np.ceil(back.max(axis=0)), 0, [w, h])
-    if (high - low < 48).any():
-        return 0.0, 0.0, float(w), float(h)
-    return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
-
-
-def _affine_of(pair: PairReader, matrix: FloatArray) -> FloatArray:
-    h, w = pair.shape0
-    centre = np.array([[w / 2, h / 2], [w / 2 + 8, h / 2], [w / 2, h / 2 + 8]])
-    return fit_matrix("affine", centre, pair.base(apply_matrix(matrix, centre)))
-
-
-def query_scale(transform: Transform, shape0: tuple[int, int]) -> float:
-    """Query pixels per reference pixel."""
-    return float(np.sqrt(abs(np.linalg.det(transform.base[:2, :2])))) or 1.0
+    near = np.array([[w / 2, h / 2], [w / 2 + 8, h / 2], [w / 2, h / 2 + 8]])
+    mapped = pair.base(apply_matrix(matrix, near))
+    return rotation_scale_of(fit_matrix("affine", near, mapped))[1] or 1.0

@@ -108,7 +108,8 @@ class MatchResult:
         confidence: Calibrated probability that the transform is right to within a few pixels.
         reasons: Why the status is not `ok`.
         transform: Reference pixels -> query pixels; None when refused without a guess.
-        covariance: (P, P) of the parameters of the matrix.
+        covariance: (P, P) of the parameters of `placed`, by the scatter of the tie points; None for
+            a field.
         tie_points: All measured tie points, kept or not.
         before_px: (N,) distance of kept tie points from where georeference alone, or the same
             pixel, would have them; None where that says nothing.
@@ -116,6 +117,8 @@ class MatchResult:
         reference: The reference that was matched.
         query: The query that was matched.
         parameters: What was asked for.
+        placed: Reference pixels -> where their content lies by the query's own georeference, as
+            reference pixels: what was fitted, of which `transform` is the rest of the way.
     """
 
     status: Status
@@ -129,6 +132,7 @@ class MatchResult:
     reference: RasterSource
     query: RasterSource
     parameters: Mapping[str, Any]
+    placed: Transform | None = None
 
     @property
     def held_out_px(self) -> dict[str, float] | None:
@@ -159,14 +163,21 @@ class MatchResult:
         return rotation_scale_of(self.transform.base, (w / 2, h / 2))
 
     def standard_error_px(self, xy: npt.ArrayLike) -> FloatArray:
-        """(N,) standard error of the mapped position in query pixels, by the covariance."""
+        """(N,) standard error of the mapped position in query pixels, by the covariance.
+
+        It tells how well the tie points fix the transform. What they are off by together, relief or
+        how sensors see edges, is not in it.
+        """
         from rsfuse.matching.robust import design_matrix
-        from rsfuse.ops.geometry2d import as_points
+        from rsfuse.ops.geometry2d import as_points, derivative
 
         points = as_points(xy)
-        if self.transform is None or self.covariance is None:
+        if self.transform is None or self.placed is None or self.covariance is None:
             return np.full(len(points), np.nan)
-        design = design_matrix(self.transform, points)
+        onward = derivative(self.transform.apply, points) @ np.linalg.inv(
+            derivative(self.placed.apply, points)
+        )
+        design = onward @ design_matrix(self.placed, points)
         variance = np.einsum("nip,pq,niq->n", design, self.covariance, design)
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 

@@ -19,7 +19,7 @@ from rsfuse.engine.pictures import GREEN, RED, WHITE, Canvas, write_sheet
 from rsfuse.engine.seeds import seeded
 from rsfuse.matching.loss import Truth, match_loss
 from rsfuse.matching.metrics import auroc
-from rsfuse.matching.model import CELL, CstfMatcher, Positions, expected_position
+from rsfuse.matching.model import CELL, CstfMatcher, Positions, expected_position, patch_of
 from rsfuse.matching.operators import HELD_OUT, OPERATORS
 from rsfuse.matching.pairs import (
     MatchSample,
@@ -229,7 +229,8 @@ class MatchLearner(Learner):
     def _answer(self, model: nn.Module, batch: Any) -> tuple[Positions, Truth]:
         image0, image1, mass0, mass1, shift, related, anchors = batch
         said = model(image0, image1, mass0, mass1, anchors, radius=self.config.radius)
-        return said, truth_of(shift, related > 0, anchors, self.config.patch)
+        patch = patch_of(image0.shape[-2:], self.config.patch)
+        return said, truth_of(shift, related > 0, anchors, patch)
 
 
 def truth_of(shift: Tensor, related: Tensor, anchors: Tensor, patch: int) -> Truth:

@@ -43,8 +43,8 @@ FEW_TIE_POINTS = 12
 # sensors see edges, and the error of the truth itself, in pixels of the lattice they are measured
 # on. With both the 90 % ellipses hold 90 % of the right tie points of the development pairs
 # (docs/results.md).
-SCATTER_SHARE = 0.85
-SHARED_PX = 0.85
+SCATTER_SHARE = 0.9
+SHARED_PX = 0.78
 
 
 class Evidence(NamedTuple):

@@ -6,7 +6,7 @@ affine or homography) or a matrix plus a smooth displacement field on a lattice 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,14 @@ def jacobian_of(matrix: npt.NDArray[Any], xy: npt.ArrayLike) -> FloatArray:
     w = np.where(w > 0, w, np.nan)[:, None, None]
     mapped = apply_matrix(matrix, points)
     return np.asarray((matrix[:2, :2] - mapped[:, :, None] * matrix[2, :2]) / w)
+
+
+def derivative(mapping: Callable[[FloatArray], FloatArray], xy: npt.ArrayLike) -> FloatArray:
+    """(N, 2, 2) derivative of a mapping of points, by differences over a pixel."""
+    points = as_points(xy)
+    steps = 0.5 * np.eye(2)
+    columns = [mapping(points + step) - mapping(points - step) for step in steps]
+    return np.stack(columns, axis=-1)
 
 
 def unit_matrix(matrix: npt.NDArray[Any]) -> FloatArray:

@@ -206,8 +206,8 @@ def _tiles(record: RunRecord) -> tuple[Tile, ...]:
         found = f"of {counts['total']:,} candidates".replace(",", "\u202f")
         tiles.append(Tile("Tie points", f"{counts['kept']:,}".replace(",", "\u202f"), found))
     if result.get("model") and not refused:
-        expected = result.get("expected_error_px")
-        detail = f"expected error {wording.pixels(expected)}" if expected is not None else ""
+        error = result.get("standard_error_px")
+        detail = f"standard error {wording.pixels(error)}" if error is not None else ""
         tiles.append(Tile("Model", str(result["model"]).replace("_", " "), detail))
     return tuple(tiles)
 
@@ -227,8 +227,8 @@ def _geometry(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     for key, name in (("shift_px", "Shift, pixels (x, y)"), ("shift_m", "Shift, metres (x, y)")):
         if result.get(key) is not None:
             rows.append((name, ",\u00a0".join(wording.number(value) for value in result[key])))
-    if result.get("expected_error_px") is not None:
-        rows.append(("Expected error", wording.pixels(result["expected_error_px"])))
+    if result.get("standard_error_px") is not None:
+        rows.append(("Standard error", wording.pixels(result["standard_error_px"])))
     return tuple(rows)
 
 
@@ -305,7 +305,7 @@ def _drawn_points(points: TiePoints | None, record: RunRecord) -> dict[str, Any]
         "r": points.residual_px[index].round(3).tolist(),
         "p": probability.round(3).tolist(),
         "kept": points.kept[index].astype(int).tolist(),
-        "held": points.held_out[index].astype(int).tolist(),
+        "held": np.nan_to_num(points.held_out_px[index], nan=-1.0).round(3).tolist(),
         "why": [points.reason[i].replace("_", " ") for i in index],
     }
 

@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 POSITIONS = {"x_ref", "y_ref", "x_query", "y_query", "X_ref", "Y_ref"}
-MEASURES = {"dx_px", "dy_px", "residual_px", "probability", "kept", "held_out", "reason"}
+MEASURES = {"dx_px", "dy_px", "residual_px", "probability", "kept", "held_out_px", "reason"}
 
 # A fitted geotransform is believed when it repeats the map coordinates to this share of a pixel;
 # the file stores coordinates rounded, and a grid that is no affine frame misses by far more.
@@ -32,7 +32,7 @@ class TiePoints:
         residual_px: Their lengths.
         probability: Probability that the tie point is right, in [0, 1].
         kept: Used by the final fit.
-        held_out: Kept back from a fit that measures the error.
+        held_out_px: Distance by a fit that did not see the tie point; NaN where it was left out.
         reason: Why a tie point was left out; empty where it was not.
         map: Positions in map units of the reference (N, 2); NaN without a CRS.
     """
@@ -43,7 +43,7 @@ class TiePoints:
     residual_px: Floats
     probability: Floats
     kept: Flags
-    held_out: Flags
+    held_out_px: Floats
     reason: tuple[str, ...]
     map: Floats
 
@@ -76,7 +76,7 @@ def read_tie_points(path: Path) -> TiePoints:
             residual_px=_columns(rows, "residual_px")[:, 0],
             probability=_columns(rows, "probability")[:, 0],
             kept=_columns(rows, "kept")[:, 0] > 0,
-            held_out=_columns(rows, "held_out")[:, 0] > 0,
+            held_out_px=_columns(rows, "held_out_px")[:, 0],
             reason=tuple(row["reason"] or "" for row in rows),
             map=_columns(rows, "X_ref", "Y_ref"),
         )

@@ -11,11 +11,11 @@ function rampColour(share) {
   return `rgb(${mixed.join(",")})`;
 }
 
-function drawArrow(c, [x, y], [dx, dy], { colour, heldOut, size }) {
+function drawArrow(c, [x, y], [dx, dy], { colour, size }) {
   const length = Math.hypot(dx, dy);
   const [ux, uy] = length ? [dx / length, dy / length] : [0, 0];
   const head = Math.min(5 * size, length / 2);
-  const radius = (heldOut ? 4 : 1.2) * size;
+  const radius = 4 * size;
   const path = new Path2D();
   path.moveTo(x, y);
   path.lineTo(x + dx, y + dy);

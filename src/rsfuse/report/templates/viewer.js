@@ -208,7 +208,7 @@ class Viewer {
       if (points.kept[i]) {
         const colour = rampColour(points.r[i] / this.mostResidual);
         const vector = [points.dx[i] * onScreen * longer, points.dy[i] * onScreen * longer];
-        drawArrow(c, [x, y], vector, { colour, heldOut: points.held[i], size });
+        drawArrow(c, [x, y], vector, { colour, size });
       } else {
         drawCross(c, [x, y], size);
       }
@@ -370,7 +370,7 @@ class Viewer {
     const tie = this.tieAt(screenX, screenY);
     if (tie !== null) {
       const { r, p, kept, held, why } = data.points;
-      const used = held[tie] ? "held out" : "kept";
+      const used = held[tie] < 0 ? "kept" : `kept, held-out error ${held[tie].toFixed(2)} px`;
       const fate = kept[tie] ? used : ["left out", why[tie]].filter(Boolean).join(": ");
       parts.push(`tie point: residual ${r[tie].toFixed(2)} px`);
       parts.push(`probability ${p[tie].toFixed(2)}, ${fate}`);
