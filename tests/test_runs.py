@@ -13,6 +13,7 @@ from rsfuse.errors import InputError, OutputError, RasterError
 from rsfuse.runs import (
     RunRecord,
     atomic_path,
+    distinct_outputs,
     is_run_folder,
     prepare_output,
     read_json,
@@ -247,6 +248,27 @@ def test_output_folder_below_a_file_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(OutputError):
         prepare_output(tmp_path / "out" / "deep")
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ms.tif").write_text("x")
+    (tmp_path / "link.tif").symlink_to(tmp_path / "ms.tif")
+    for output in (tmp_path / "ms.tif", tmp_path / "a" / ".." / "ms.tif", tmp_path / "link.tif"):
+        with pytest.raises(InputError, match="is an input") as caught:
+            distinct_outputs([tmp_path / "map.tif", output], [tmp_path / "ms.tif"])
+        assert caught.value.exit_code == 2
+
+
+def test_two_outputs_of_one_path_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="two results"):
+        distinct_outputs(["map.tif", "map.qml", tmp_path / "map.tif"])
+
+
+def test_outputs_beside_inputs_are_accepted(tmp_path: Path) -> None:
+    distinct_outputs([tmp_path / "map.tif"], [tmp_path / "ms.tif", "https://host/map.tif"])
 
 
 def test_times_are_utc_with_a_trailing_z() -> None:

@@ -179,6 +179,39 @@ def prepare_output(folder: str | Path, overwrite: bool = False, *, resume: bool 
     return folder
 
 
+def distinct_outputs(
+    outputs: Sequence[str | os.PathLike[str]], inputs: Sequence[str | os.PathLike[str]] = ()
+) -> None:
+    """Check, before any work, that no output takes the place of an input or of another output.
+
+    Paths are compared by the place that they lead to, symbolic links followed.
+
+    Args:
+        outputs: Every file that a command will write, sidecars included.
+        inputs: Every file that it reads; what is a URL or a name for GDAL alone equals no output.
+
+    Raises:
+        InputError: An output is an input, or two outputs are one file.
+    """
+    read = {os.path.realpath(path) for path in inputs}
+    written: set[str] = set()
+    for path in outputs:
+        place = os.path.realpath(path)
+        if place in read:
+            raise InputError(
+                f"{os.fspath(path)} is an input of this command and would be replaced",
+                "a result needs a file of its own, also with --overwrite",
+                "give the result another name",
+            )
+        if place in written:
+            raise InputError(
+                f"two results would be written to {os.fspath(path)}",
+                "each result needs a file of its own",
+                "give one of them another name",
+            )
+        written.add(place)
+
+
 @contextmanager
 def staged(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """A scratch folder whose content becomes that of `folder` when the block ends well.
