@@ -333,6 +333,38 @@ def test_files_that_no_run_wrote_stay(
     assert RunRecord.load(folder).outputs == {"b": "deep/b.txt"}
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_link_to_a_folder_stays_and_its_folder_takes_the_run(
+    tmp_path: Path, earlier: bool, exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchange:
+        monkeypatch.setattr("rsfuse.runs.exchange_folders", lambda one, other: False)
+    disk, link = tmp_path / "far" / "disk", tmp_path / "link"
+    disk.mkdir(parents=True)
+    link.symlink_to(disk)
+    if earlier:
+        (disk / "a.txt").write_text("old")
+        record(outputs={"a": "a.txt"}).save(disk)
+        with pytest.raises(InputError, match="not empty"), staged(link):
+            pass
+    with staged(link, overwrite=earlier) as scratch:
+        (scratch / "b.txt").write_text("new")
+        record(outputs={"b": "b.txt"}).save(scratch)
+    assert link.is_symlink()
+    assert sorted(path.name for path in disk.iterdir()) == ["b.txt", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "link"]
+    assert [path.name for path in disk.parent.iterdir()] == ["disk"]
+
+
+def test_a_link_to_a_folder_that_is_not_there_yet_leads_to_the_run(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    with staged(tmp_path / "link") as scratch:
+        record().save(scratch)
+    assert (tmp_path / "link").is_symlink()
+    assert RunRecord.load(tmp_path / "disk") == RunRecord.load(tmp_path / "link")
+
+
 def test_a_folder_that_is_stood_in_keeps_its_identity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,14 +219,15 @@ def staged(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     Until then an earlier run in the folder stays as it is, whatever happens; afterwards the new one
     has its place, by one exchange of names where the system can do that. Files in the folder that
     no run wrote are left alone. The scratch folder lies beside the folder, so that relative paths
-    between files in it and others are right.
+    between files in it and others are right. A symbolic link stays; the folder that it leads to
+    receives the run.
 
     Raises:
         InputError: The folder holds files and `overwrite` was not asked for.
         OutputError: It cannot be written to.
     """
     folder = Path(folder)
-    place = folder.absolute()
+    place = Path(os.path.realpath(folder))
     head = f".{place.name}.{platform.node()}-"
     scratch = place.with_name(f"{head}{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
