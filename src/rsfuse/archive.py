@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rsfuse.errors import RsfuseError
+from rsfuse.errors import InputError, RsfuseError
 from rsfuse.runs import exchange_folders, read_json, write_json
 
 STAC_VERSION = "1.1.0"
@@ -108,6 +108,15 @@ class Archive:
         except (RsfuseError, OSError, KeyError, TypeError, AttributeError):
             return False
 
+    def properties(self, name: str) -> Mapping[str, Any]:
+        """Of the STAC Item of an item that is done.
+
+        Raises:
+            InputError: It is not there, or damaged.
+        """
+        content: Mapping[str, Any] = read_json(self.place(name) / f"{name}.json")["properties"]
+        return content
+
     def write_catalog(self, title: str) -> Path:
         """Write catalog.json over all items that are there."""
         self.items.mkdir(parents=True, exist_ok=True)
@@ -153,7 +162,17 @@ def write_item(
         extensions: Schemas beside that of files.
         roles: File -> the key under which others look for it; the file's own name otherwise. These
             have the role "data".
+
+    Raises:
+        InputError: The STAC Item would take the place of one of the files.
     """
+    target = folder / f"{name}.json"
+    if target.exists():
+        raise InputError(
+            f"the item {name} holds a file {target.name}",
+            "its STAC Item has this name",
+            "give the item another name",
+        )
     assets = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         file = path.relative_to(folder).as_posix()
@@ -169,7 +188,7 @@ def write_item(
         for rel in ("root", "parent")
     ]
     write_json(
-        folder / f"{name}.json",
+        target,
         {
             "type": "Feature",
             "stac_version": STAC_VERSION,

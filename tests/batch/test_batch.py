@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import rasterio
 
-from rsfuse.archive import Archive, checksum
+from rsfuse.archive import Archive, checksum, write_item
 from rsfuse.batch import Batch, Item, read_jobs, read_stac, run_batch
 from rsfuse.batch.stac import request_of
 from rsfuse.cli.batch import run_item, words_of
 from rsfuse.cli.main import main
 from rsfuse.errors import ConfigError, InputError, RsfuseError
+from rsfuse.geo.write import write_cog
 from rsfuse.runs import RunRecord
 
 distributed = pytest.importorskip("distributed", reason="Dask is an extra")
@@ -84,6 +86,8 @@ def test_jobs_are_read_beside_their_file(tmp_path: Path) -> None:
         ('task = "detect"\n[[items]]\nid = "../x"\nscene = "a"', "cannot name a folder"),
         ('task = "detect"\n[[items]]\nscene = "a.tif"\n[[items]]\nscene = "b/A.tif"', "twice"),
         ('task = "detect"\nitems = ["a"]', "no table"),
+        ('task = "match"\n[[items]]\nid = "Run"\nreference = "a"\nquery = "b"', "Run.json"),
+        ('task = "match"\n[[items]]\nid = "transform"\nreference = "a"\nquery = "b"', "another id"),
     ],
 )
 def test_what_a_file_gets_wrong_is_explained(tmp_path: Path, text: str, what: str) -> None:
@@ -116,6 +120,18 @@ def test_mistakes_in_options_end_before_any_work(
         assert not (tmp_path / "out").exists()
         assert what in said
     assert "Traceback" not in said
+
+
+def test_inputs_that_are_called_like_results_are_items_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.toml"
+    path.write_text(
+        'task = "detect"\n[[items]]\nscene = "run.tif"\n[[items]]\nscene = "b/transform.tif"\n'
+    )
+    assert [item.id for item in read_jobs(path).items] == ["run_item", "transform_item"]
+    stac = tmp_path / "item.json"
+    asset = {"scene": {"href": "a.tif"}}
+    stac.write_text(json.dumps({"type": "Feature", "id": "run", "assets": asset}))
+    assert read_stac(str(stac), "detect", {"scene": "scene"}, {}).items[0].id == "run_item"
 
 
 def test_words_are_those_of_the_command_line() -> None:
@@ -205,6 +221,15 @@ def test_what_a_killed_worker_left_is_swept_away(tmp_path: Path) -> None:
     assert (archive.items / "b" / "f").read_text() == "old"
 
 
+def test_an_item_file_takes_the_place_of_no_result(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("mine")
+    with pytest.raises(InputError, match=r"a file a\.json"):
+        write_item(
+            tmp_path, "a", "", place={}, properties={}, links=[], extensions=[], roles={}
+        )  # fmt: skip
+    assert (tmp_path / "a.json").read_text() == "mine"
+
+
 def test_the_request_knows_options_and_files(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_bytes(b"1")
@@ -250,6 +275,21 @@ def test_items_are_made_kept_and_made_again(
     assert json.loads(capsys.readouterr().out)["done"] == 1
     with rasterio.open(folder / "registered.tif") as registered:
         assert registered.count == 1
+
+
+def test_a_refused_result_that_is_kept_is_counted(
+    jobs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.tif", "b.tif"):
+        write_cog(tmp_path / name, np.full((1, 64, 64), 7, np.uint8))  # no structure to match
+    path = jobs(f'id = "flat"\nreference = "{tmp_path}/a.tif"\nquery = "{tmp_path}/b.tif"')
+    out = tmp_path / "out"
+    words = ["batch", str(path), "-o", str(out), "--json", "-q"]
+    for state in ("done", "kept"):
+        assert main(words) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said[state], said["not ok"]) == (1, 1)
+        assert json.loads((out / "summary.json").read_text())["statuses"] == {"refused": 1}
 
 
 # -- clusters --------------------------------------------------------------------

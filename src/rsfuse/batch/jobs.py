@@ -29,6 +29,9 @@ TASKS: Mapping[str, tuple[tuple[str, ...], str]] = {
 # Options that belong to the batch, not to an item.
 RESERVED = ("output", "overwrite", "resume", "progress", "quiet", "verbose", "as_json", "dry_run")
 
+# Names of the JSON files that commands write where the STAC Item of an item goes, ID.json.
+TAKEN_IDS = ("run", "transform")
+
 HTTP_TIMEOUT_S = 30
 MOST_STAC_BYTES = 64 << 20
 MOST_STAC_FILES = 1_000_000
@@ -84,7 +87,8 @@ class Batch:
         """Check that items have names of their own.
 
         Raises:
-            InputError: No items, a name that cannot be that of a folder, or one that occurs twice.
+            InputError: No items, a name that cannot be that of a folder, one of `TAKEN_IDS`, or one
+                that occurs twice.
         """
         if not self.items:
             raise InputError("there are no items", "a batch needs at least one", "add [[items]]")
@@ -97,6 +101,12 @@ class Batch:
                     "give the item another id",
                 )
             # Folders of some systems do not tell large letters from small ones.
+            if item.id.lower() in TAKEN_IDS:
+                raise InputError(
+                    f"the id {item.id!r} is that of a file that rsfuse {self.task} writes",
+                    f"the STAC Item of the item would take the place of {item.id}.json",
+                    f"give the item another id, for example {_free(item.id)}",
+                )
             if item.id.lower() in seen:
                 raise InputError(
                     f"the id {item.id!r} occurs twice",
@@ -126,7 +136,7 @@ def read_jobs(path: str | Path) -> Batch:
         [options]              # of the command, for all items
         model = "hit-uav-tiny"
         [[items]]
-        id = "north"           # by default the name of the first input
+        id = "north"           # by default the name of the first input; see `TAKEN_IDS`
         scene = "north.tif"    # beside this file, absolute, or a URL
         score = 0.5            # an option of this item alone
 
@@ -165,7 +175,7 @@ def _item(path: Path, task: str, row: Mapping[str, Any], shared: Mapping[str, An
         )
     inputs = {role: resolved(row[role], str(path.resolve().parent) + "/") for role in roles}
     options = {key: value for key, value in row.items() if key not in (*roles, "id")}
-    name = str(row.get("id", Path(row[roles[0]]).stem))
+    name = str(row.get("id", _free(Path(row[roles[0]]).stem)))
     return Item(name, inputs, {**shared, **options})
 
 
@@ -220,13 +230,18 @@ def read_stac(
                 )
         when = item.properties.get("datetime")
         stamp = when if isinstance(when, str) else None
-        items.append(Item(_folder_name(str(item.id)), inputs, dict(options), stamp))
+        items.append(Item(_free(_folder_name(str(item.id))), inputs, dict(options), stamp))
     return Batch(task, tuple(items))
 
 
 def _folder_name(name: str) -> str:
     """An id of a catalog as the name of a folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip("._-")[:120]
+
+
+def _free(name: str) -> str:
+    """A name, with an ending where it is one of `TAKEN_IDS`."""
+    return f"{name}_item" if name.lower() in TAKEN_IDS else name
 
 
 def _stac_items(place: str) -> Iterator[tuple[str, _Stac]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rsfuse.archive import Archive
 from rsfuse.batch.jobs import Batch, Item
-from rsfuse.batch.stac import describe, request_of, write_summary
+from rsfuse.batch.stac import STATUS, describe, request_of, write_summary
 from rsfuse.errors import InputError, RsfuseError
 
 LOCAL = "local"
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
     Attributes:
         id: Of the item.
         state: "done", "kept" (was there already) or "failed".
-        status: Of the run: "ok", "weak" or "refused"; empty for one that was kept or failed.
+        status: Of the run: "ok", "weak" or "refused"; empty where it failed.
         what: The error: what was found.
         why: Why that is a problem.
         fix: What to do next.
@@ -50,7 +50,7 @@ def make(folder: str, task: str, item: Item, runner: Runner) -> Outcome:
     """
     archive = Archive(folder)
     if archive.is_done(item.id, request_of(task, item)):
-        return Outcome(item.id, "kept")
+        return Outcome(item.id, "kept", str(archive.properties(item.id).get(STATUS, "")))
     try:
         with archive.making(item.id) as scratch:
             runner(task, item, scratch, archive.place(item.id))

@@ -15,6 +15,7 @@ from rsfuse.runs import RUN_FILE, RunRecord, atomic_path, utc_now, write_json
 
 PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
+STATUS = "rsfuse:status"
 
 
 def describe(task: str, item: Item, folder: Path) -> RunRecord:
@@ -37,7 +38,7 @@ def describe(task: str, item: Item, folder: Path) -> RunRecord:
             "processing:software": {"rsfuse": record.rsfuse_version},
             "processing:expression": {"format": "rsfuse", "expression": record.command},
             "rsfuse:task": task,
-            "rsfuse:status": record.status,
+            STATUS: record.status,
             "rsfuse:confidence": record.confidence,
         },
         links=[
