@@ -110,6 +110,41 @@ def test_without_resampling_the_pixels_stay_and_the_place_is_corrected(
         assert np.hypot(*((true - found) @ at)[:2]) < 3.0  # metres
 
 
+def test_what_no_geotransform_says_is_resampled(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["match", f"{scene}/ms.tif", f"{scene}/sar.tif", "-o", str(tmp_path / "o")]
+    assert main([*words, "--no-resample", "--model", "homography"]) in (0, 3)
+    assert "resampling" in capsys.readouterr().err
+    with (
+        rasterio.open(tmp_path / "o" / "registered.tif") as file,
+        rasterio.open(scene / "ms.tif") as ms,
+    ):
+        assert file.transform == ms.transform
+
+
+def test_a_refused_transform_is_not_applied(
+    run: Path, scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = read_json(run / "transform.json")
+    path = tmp_path / "refused.json"
+    path.write_text(json.dumps({**stored, "status": "refused", "confidence": 0.01}))
+    assert main(["apply", str(path), f"{scene}/sar.tif", "-o", str(tmp_path / "x.tif")]) == 2
+    assert "the match was refused" in capsys.readouterr().err
+    assert not (tmp_path / "x.tif").exists()
+
+
+def test_a_raster_is_not_replaced_by_its_own_result(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.tif"
+    own.write_bytes(b"pixels")
+    words = ["apply", str(run / "transform.json"), str(own), "-o", str(own), "--overwrite"]
+    assert main(words) == 2
+    assert "input of this command" in capsys.readouterr().err
+    assert own.read_bytes() == b"pixels"
+
+
 def test_an_earlier_run_is_replaced_only_when_asked(
     run: Path, scene: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from rsfuse.errors import BandError, InputError, OutputError
+from rsfuse.errors import BandError, InputError, NoOverlapError, OutputError, RasterError
 from rsfuse.geo.grid import Window, pixel_geobox, pixel_mapping
 from rsfuse.geo.raster import open_raster
 from rsfuse.geo.tiles import TilePlan, plan_tiles
@@ -303,6 +303,30 @@ def test_warped_file_keeps_its_type_by_rounding_and_clipping(
         found = file.read(1)
     rounded = np.clip(np.rint(expected.data[0]), low, high)
     np.testing.assert_array_equal(found[expected.valid], rounded[expected.valid])
+
+
+def test_integers_that_would_be_rounded_are_refused(write_raster: Write, tmp_path: Path) -> None:
+    numbers = np.arange(1600, dtype=np.int32).reshape(40, 40)
+    for first, is_exact in ((0, True), ((1 << 24) - 1599, True), (1 << 24, False)):
+        with open_raster(write_raster(numbers + first)) as source:
+            words = (source, source.geobox, shifted(0.0, 0.0), tmp_path / f"{first}.tif")
+            if is_exact:
+                warp_raster(*words, resampling="nearest")
+                with rasterio.open(tmp_path / f"{first}.tif") as file:
+                    np.testing.assert_array_equal(file.read(1), numbers + first)
+            else:
+                with pytest.raises(RasterError, match="16777216"):
+                    warp_raster(*words, resampling="nearest")
+    assert not (tmp_path / f"{1 << 24}.tif").exists()
+
+
+def test_a_raster_that_does_not_reach_the_grid_is_refused(
+    write_raster: Write, tmp_path: Path
+) -> None:
+    source = open_raster(write_raster(np.ones((40, 40), np.uint8)))
+    with source, pytest.raises(NoOverlapError, match="no usable pixel"):
+        warp_raster(source, source.geobox, shifted(500, 0), tmp_path / "far.tif")
+    assert list(tmp_path.glob("*far*")) == []
 
 
 def test_warped_file_keeps_nodata_bands_and_grid(tiny_raster: Path, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ class Commands:
         stored = {"format": TRANSFORM_FORMAT, "format_version": TRANSFORM_FORMAT_VERSION}
         stored |= {"transform": self.found.to_dict(), "reference": grid}
         stored |= {"query": {**grid, "georeferenced": False}}
+        stored |= {"status": self.status, "confidence": 0.9}
         write_json(folder / "transform.json", stored)
         return Measured(0, 7.0, 1_500_000_000, "")
 

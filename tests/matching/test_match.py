@@ -14,7 +14,7 @@ from pyproj import Transformer
 from rasterio.errors import NotGeoreferencedWarning
 
 import rsfuse
-from rsfuse.errors import ConfigError
+from rsfuse.errors import ConfigError, InputError
 from rsfuse.geo.grid import pixel_mapping
 from rsfuse.geo.raster import open_raster
 from rsfuse.geo.warp import read_mapped
@@ -123,6 +123,32 @@ def test_a_prior_keeps_the_search_near(ground: np.ndarray) -> None:
 def test_an_unknown_model_is_an_error(ground: np.ndarray) -> None:
     with pytest.raises(ConfigError, match="afine"):
         rsfuse.match(ground, ground, model="afine")
+
+
+@pytest.mark.parametrize("prior", [[1, 2, 3], np.zeros((3, 3)), np.full((3, 3), np.nan)])
+def test_a_prior_that_is_no_transform_is_an_error(ground: np.ndarray, prior: object) -> None:
+    with pytest.raises(ConfigError, match="prior"):
+        rsfuse.match(ground, ground, prior=prior)
+
+
+def test_a_negative_seed_is_an_error(ground: np.ndarray) -> None:
+    with pytest.raises(ConfigError, match="-1"):
+        rsfuse.match(ground, ground, seed=-1)
+
+
+def test_saving_again_leaves_nothing_of_the_run_before(ground: np.ndarray, tmp_path: Path) -> None:
+    view, _ = moved(ground, 0.0, 1.0, 300)
+    rsfuse.match(ground, view, threads=1).save(tmp_path / "run")
+    assert (tmp_path / "run" / "registered.tif").exists()
+    noise = np.random.default_rng(0).normal(size=(2, 200, 200))
+    refused = rsfuse.match(*noise, threads=1)
+    assert refused.status == "refused"
+    refused.save(tmp_path / "run")
+    assert not (tmp_path / "run" / "registered.tif").exists()
+    assert (tmp_path / "run" / "run.json").exists()
+    with pytest.raises(InputError, match="array"):
+        refused.save(tmp_path / "run", resample=False)
+    assert (tmp_path / "run" / "run.json").exists()
 
 
 def test_errors_of_the_transform_are_honest(ground: np.ndarray) -> None:
@@ -272,7 +298,7 @@ def test_rasters_of_two_reference_systems_are_matched_and_written(
     xy = np.random.default_rng(0).uniform(60, 240, (50, 2))
     np.testing.assert_allclose(result.transform.apply(truth(xy)), xy, atol=0.3)
     assert 0 < result.standard_error_px(truth(xy)).max() < 0.3
-    result.save(tmp_path / "run", resample=False)
+    result.save(tmp_path / "run")
     stated = json.loads((tmp_path / "run" / "run.json").read_text())["result"]["shift_px"]
     np.testing.assert_allclose(stated, [3, -2], atol=0.5)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from rsfuse.matching import robust
 from rsfuse.matching.robust import (
     BLOCKS,
     Consensus,
@@ -286,3 +287,13 @@ def test_the_same_generator_gives_the_same_fit() -> None:
     two, _, _ = fit("affine", np.random.default_rng(5))
     np.testing.assert_array_equal(one.transform.base, two.transform.base)
     np.testing.assert_array_equal(one.held_out, two.held_out)
+
+
+def test_a_field_gives_way_to_a_matrix_that_does_as_well(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for model in ("affine", "homography"):  # passed over on the way to the field
+        monkeypatch.setitem(robust.MODEL_GAIN, model, 0.0)
+        monkeypatch.setitem(robust.EXPLAINS_MORE, model, 1e9)
+    assert fit("affine", rng, n=900)[0].transform.model == "affine"
+    assert fit("smooth", rng, n=900)[0].transform.model == "smooth"

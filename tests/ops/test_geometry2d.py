@@ -365,3 +365,6 @@ def test_rotation_and_scale_are_read_from_a_similarity(angle: float, scale: floa
     c, s = scale * np.cos(np.deg2rad(angle)), scale * np.sin(np.deg2rad(angle))
     matrix = np.array([[c, -s, 3], [s, c, -8], [0, 0, 1.0]])
     np.testing.assert_allclose(rotation_scale_of(matrix, (10, 20)), (angle, scale), atol=1e-9)
+    rotation, scale = rotation_scale_of(matrix @ np.diag([1.0, -1.0, 1.0]), (10, 20))
+    assert np.isnan(rotation)  # a mirror image has none
+    assert scale > 0

@@ -177,7 +177,7 @@ def test_controls_have_names(pages: dict[str, Page]) -> None:
 def test_tie_points_reach_the_viewer(texts: dict[str, str]) -> None:
     points = viewer_data(texts["ok"])["points"]
     assert {len(column) for column in points.values()} == {512}
-    assert sum(points["kept"]) == 416
+    assert sum(points["kept"]) == 432
     assert set(points["why"]) == {"", "outlier"}
 
 

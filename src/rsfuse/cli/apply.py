@@ -39,16 +39,12 @@ def apply(
     if resampling is not None:
         choice(resampling, RESAMPLINGS, "--resampling")
     from rsfuse.matching.output import StoredTransform, apply_stored
+    from rsfuse.runs import distinct_outputs
 
     stored = StoredTransform.load(transform)
     single = len(rasters) == 1 and output.suffix.lower() in (".tif", ".tiff")
     targets = [output] if single else [output / f"{path.stem}.tif" for path in rasters]
-    if len(set(targets)) != len(targets):
-        raise InputError(
-            "two of the rasters have the same name",
-            "their results would overwrite each other",
-            "apply the transform to one of them at a time",
-        )
+    distinct_outputs(targets, [transform, *rasters])
     taken = [path for path in targets if path.exists()]
     if taken and not overwrite:
         raise InputError(

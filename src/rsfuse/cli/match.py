@@ -95,6 +95,7 @@ def match(
     from rsfuse.errors import RsfuseError
     from rsfuse.geo.grid import gsd_m
     from rsfuse.geo.raster import open_raster
+    from rsfuse.matching.output import save_run
     from rsfuse.matching.predict import match as match_rasters
     from rsfuse.report import build_report
     from rsfuse.runs import RunRecord, staged
@@ -125,7 +126,9 @@ def match(
         )
         reporter.advance()
         command = shlex.join(["rsfuse", *sys.argv[1:]])
-        result.save(folder, command=command, resample=not no_resample, memory=memory)
+        save_run(
+            result, folder, command=command, resample=not no_resample, memory=memory, page=True
+        )
         reporter.advance()
         try:
             build_report(folder)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from rsfuse.errors import InputError
+from rsfuse.errors import InputError, NoOverlapError, RasterError
 from rsfuse.geo.gdal import CACHE_BYTES
 from rsfuse.geo.grid import PointMapping, Points, Window, pixel_geobox
 from rsfuse.geo.raster import Raster, RasterSource
@@ -62,6 +62,7 @@ class _Prefilter:
         return math.ceil(3 * max(self.sigmas_px)) if max(self.sigmas_px) else 0
 
 
+_MOST_EXACT = 1 << 24  # integer of a 32-bit float
 _NO_PREFILTER = _Prefilter((1, 1), (0.0, 0.0))
 
 
@@ -140,8 +141,10 @@ def warp_raster(
         progress: Called with (done, total).
 
     Raises:
-        RasterError: The source is damaged.
+        RasterError: The source is damaged, or "nearest" would round its integers: they pass through
+            32-bit floats.
         OutputError: The result cannot be written.
+        NoOverlapError: Nothing of the raster lies on the grid.
         InputError: The memory is too small for the smallest tile, or the kernel is unknown.
     """
     from rsfuse.geo.tiles import RasterSink, Tile, plan_tiles, run_tiles
@@ -153,8 +156,18 @@ def warp_raster(
     dtype = "float32" if source.dtype.startswith("complex") else source.dtype
     side = fitting_tile(tile, memory, len(source.bands), np.dtype(dtype).itemsize, workers)
 
+    wide = np.dtype(dtype).kind in "iu" and np.dtype(dtype).itemsize > 2
+    seen = False
+
     def step(part: Tile) -> tuple[FloatImage, Mask]:
-        return _resample(source, part.core, mapping, prefilter, kernel, None)
+        data, valid = _resample(source, part.core, mapping, prefilter, kernel, None)
+        if wide and kernel == "nearest" and np.abs(data).max() > _MOST_EXACT:
+            raise RasterError(
+                f"{source.name} holds integers beyond {_MOST_EXACT}",
+                "they are resampled as 32-bit floats, which would round them",
+                "give the classes or objects smaller numbers, for example 1, 2, 3 ...",
+            )
+        return data, valid
 
     with RasterSink(
         path,
@@ -165,13 +178,25 @@ def warp_raster(
         colours=dict(source.colours) or None,
         radiometry=source.radiometry,
     ) as sink:
+
+        def write(part: Tile, pixels: tuple[FloatImage, Mask]) -> None:
+            nonlocal seen
+            seen = seen or bool(pixels[1].any())
+            sink.write(part.core, *pixels)
+
         run_tiles(
             plan_tiles(shape, tile=side, halo=0),
             step,
-            lambda part, pixels: sink.write(part.core, *pixels),
+            write,
             workers=workers,
             progress=progress,
         )
+        if not seen:
+            raise NoOverlapError(
+                f"no usable pixel of {source.name} lies on the grid of the result",
+                "the result would be empty",
+                "give a raster of the same ground",
+            )
         sink.finish()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from rsfuse.errors import GridError, InputError, OutputError, RsfuseError
 from rsfuse.matching.results import MatchResult, summary_px
+from rsfuse.matching.trust import Status
 from rsfuse.ops.geometry2d import FloatArray, Transform, apply_matrix
 
 if TYPE_CHECKING:
@@ -92,16 +94,26 @@ class StoredTransform:
         reference: Grid of the reference.
         query: Grid of the query.
         query_georeferenced: Whether the query's grid came from its file.
+        status: How the match ended.
+        confidence: Probability that the transform is right.
     """
 
     def __init__(
-        self, transform: Transform, reference: GeoBox, query: GeoBox, query_georeferenced: bool
+        self,
+        transform: Transform,
+        reference: GeoBox,
+        query: GeoBox,
+        query_georeferenced: bool,
+        status: Status,
+        confidence: float,
     ) -> None:
         """Store the parts."""
         self.transform = transform
         self.reference = reference
         self.query = query
         self.query_georeferenced = query_georeferenced
+        self.status = status
+        self.confidence = confidence
 
     @classmethod
     def load(cls, path: str | Path) -> StoredTransform:
@@ -134,6 +146,8 @@ class StoredTransform:
                 _grid_of(content["reference"]),
                 _grid_of(content["query"]),
                 bool(content["query"]["georeferenced"]),
+                content["status"],
+                float(content["confidence"]),
             )
         except (KeyError, TypeError, ValueError, IndexError, CRSError) as error:
             raise InputError(
@@ -175,12 +189,22 @@ def apply_stored(
 
     Raises:
         GridError: The query was georeferenced and the raster is not, or the reverse.
+        InputError: The match was refused.
+        NoOverlapError: The raster does not reach the reference.
         OutputError: The result cannot be written.
     """
     from rsfuse.geo.grid import pixel_mapping
     from rsfuse.geo.raster import RasterSource, open_raster
     from rsfuse.geo.warp import warp_raster
 
+    if stored.status == "refused":
+        raise InputError(
+            f"the match was refused (confidence {stored.confidence:.2g})",
+            "its transform is a guess and not to be relied on",
+            "read the reasons in run.json of the match; match other images, or with other options",
+        )
+    if stored.status == "weak":
+        logger.warning("the match ended weak: look at the result before you use it")
     source = raster if isinstance(raster, RasterSource) else open_raster(raster)
     transform = stored.transform
     if source.is_georeferenced and stored.query_georeferenced:
@@ -230,19 +254,42 @@ def apply_result(
         result.reference.geobox,
         result.query.geobox,
         result.query.is_georeferenced,
+        result.status,
+        result.confidence,
     )
     return apply_stored(stored, raster, path, resampling=resampling, memory=memory)
 
 
 def save_run(
-    result: MatchResult, folder: Path, *, command: str, resample: bool, memory: int | None = None
+    result: MatchResult,
+    folder: Path,
+    *,
+    command: str = "",
+    resample: bool = True,
+    memory: int | None = None,
+    page: bool = False,
 ) -> Path:
-    """Write every product of a match into a folder and `run.json` last."""
+    """Write every product of a match into a folder and `run.json` last.
+
+    Args:
+        result: What was found.
+        folder: An empty one, or one that is not there yet.
+        command: See `MatchResult.save`.
+        resample: See `MatchResult.save`.
+        memory: See `MatchResult.save`.
+        page: A page will be made of the run: the record names it.
+    """
     import time
 
     from rsfuse.runs import RunRecord, utc_now
 
     began = time.perf_counter()
+    if not resample and result.query.path is None:
+        raise InputError(
+            "the query is an array, which has no file to copy",
+            "only a file can be given a corrected geotransform",
+            "save with resample=True",
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "preview").mkdir(exist_ok=True)
@@ -252,7 +299,7 @@ def save_run(
             "the output folder cannot be made",
             "give another -o",
         ) from error
-    outputs: dict[str, Any] = {"report": "report.html"}
+    outputs: dict[str, Any] = {"report": "report.html"} if page else {}
     outputs["previews"], preview_scale = write_previews(result, folder)
     if result.transform is not None:
         write_transform(result, folder / "transform.json")
@@ -314,7 +361,7 @@ def _numbers(result: MatchResult) -> dict[str, Any]:
     transform, ties = result.transform, result.tie_points
     if transform is None:
         return {"tie_points": {"total": len(ties), "kept": 0}}
-    rotation, scale = result.rotation_scale or (0.0, 1.0)
+    rotation, scale = result.rotation_scale or (math.nan, math.nan)
     shift = _misplacement(result)
     gsd = _gsd_m(result.query)
     after = summary_px(ties.residual_px[ties.kept])
@@ -328,7 +375,7 @@ def _numbers(result: MatchResult) -> dict[str, Any]:
     return {
         "model": transform.model,
         "transform_px": transform.matrix,
-        "rotation_deg": rotation,
+        "rotation_deg": rotation if math.isfinite(rotation) else None,
         "scale": scale,
         "shift_px": shift,
         "shift_m": None if gsd is None or shift is None else shift * gsd,
@@ -477,20 +524,18 @@ def _write_registered(
     assert transform is not None
     outputs: dict[str, Any] = {}
     matrix = transform.matrix
-    if resample:
+    is_affine = matrix is not None and np.abs(matrix[2, :2]).max() < 1e-12
+    if not resample and not is_affine:
+        logger.warning("no geotransform says what a %s says: resampling", transform.model)
+    if resample or not is_affine:
         apply_result(result, result.query, folder / "registered.tif", memory=memory)
-        outputs["registered"] = "registered.tif"
-    elif matrix is not None and np.abs(matrix[2, :2]).max() < 1e-12:
+    else:
+        assert matrix is not None
+        assert result.query.path is not None
         affine = Affine(*(_matrix_of(result.reference.geobox) @ np.linalg.inv(matrix)).ravel()[:6])
         grid = Box(result.query.shape, affine, result.reference.geobox.crs)
-        if result.query.path is None:
-            raise InputError(
-                "the query is an array, which has no file to copy",
-                "only a file can be given a corrected geotransform",
-                "save with resample=True",
-            )
         rewrite_geotransform(result.query.path, folder / "registered.tif", grid)
-        outputs["registered"] = "registered.tif"
+    outputs["registered"] = "registered.tif"
     if result.query.path is not None:
         ties = result.tie_points
         kept = np.flatnonzero(ties.kept)[:: max(1, int(ties.kept.sum()) // 200)]

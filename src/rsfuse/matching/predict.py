@@ -39,6 +39,7 @@ from rsfuse.ops.geometry2d import (
     FloatArray,
     Transform,
     apply_matrix,
+    is_invertible,
     rotation_scale_of,
 )
 
@@ -129,7 +130,8 @@ def match(
 
     Raises:
         RasterError, BandError, GridError: An input is unusable.
-        ConfigError: Unknown model or method, or a lattice finer than the pixels.
+        ConfigError: Unknown model or method, a lattice finer than the pixels, a negative seed, or a
+            prior that is no invertible matrix.
         InputError: The weights are not those of a CSTF matcher.
     """
     from rsfuse.geo.raster import RasterSource, open_raster
@@ -152,6 +154,17 @@ def match(
             "It is at least 1: the pixels of the reference themselves.",
             "Use 2 or 4 for noisy images, or leave it out.",
         )
+    if seed < 0:
+        raise ConfigError(
+            f"the seed is {seed}", "A seed is a whole number from 0 on.", "Leave the seed out."
+        )
+    guess = None if prior is None else np.asarray(prior, np.float64)
+    if guess is not None and not is_invertible(guess):
+        raise ConfigError(
+            "the prior is no transform",
+            "It is an invertible (3, 3) matrix from reference pixels to query pixels.",
+            "Leave the prior out, or start from np.eye(3).",
+        )
     sources = []
     for given, bands, mask in (
         (reference, bands_reference, mask_reference),
@@ -168,7 +181,7 @@ def match(
         None if weights is None else os.fspath(weights),
         max_shift_px,
         upright,
-        None if prior is None else np.asarray(prior, np.float64).reshape(3, 3),
+        guess,
         threads or os.cpu_count() or 1,
         seed,
         finest,

@@ -156,7 +156,10 @@ class MatchResult:
 
     @property
     def rotation_scale(self) -> tuple[float, float] | None:
-        """Rotation in degrees (clockwise on the screen) and scale at the reference's centre."""
+        """Rotation in degrees (clockwise on the screen) and scale at the reference's centre.
+
+        The rotation is NaN where one of the images is mirrored.
+        """
         if self.transform is None:
             return None
         h, w = self.reference.shape
@@ -192,18 +195,22 @@ class MatchResult:
         """Write the run folder: registered raster, transform, tie points, previews, record.
 
         Args:
-            folder: Where; created when missing.
+            folder: Where; created when missing. An earlier run there is replaced.
             command: What to note as the command.
             resample: Resample the query to the reference's grid; else correct only its
-                geotransform, where an affine transform allows that.
+                geotransform, where an affine transform allows that, of a query from a file.
             memory: Most bytes to use for the registered raster; its tiles get smaller to fit.
 
         Raises:
             OutputError: Something cannot be written.
+            InputError: The query is an array and is not to be resampled.
         """
         from rsfuse.matching.output import save_run
+        from rsfuse.runs import staged
 
-        return save_run(self, Path(folder), command=command, resample=resample, memory=memory)
+        with staged(folder, overwrite=True) as scratch:
+            save_run(self, scratch, command=command, resample=resample, memory=memory)
+        return Path(folder)
 
     def apply(self, raster: Any, path: str | Path, *, resampling: Resampling | None = None) -> Path:
         """Resample another raster of the query's sensor onto the reference's grid.

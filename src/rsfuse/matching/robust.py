@@ -38,6 +38,7 @@ EXPLAINED = 0.5  # of the tolerance: tie points further off are not explained
 # few tie points that it keeps fit it well. Why so wide a margin: decision 0020.
 EXPLAINS_MORE = {"rigid": 1.5, "similarity": 1.5, "affine": 2.4, "homography": 2.4, "smooth": 2.4}
 MODEL_GAIN = {"rigid": 0.8, "similarity": 0.8, "affine": 0.6, "homography": 0.6, "smooth": 0.42}
+FIELD_GAIN = 0.72  # over every matrix, not only the one that the field is compared with
 
 
 class Consensus(NamedTuple):
@@ -258,11 +259,19 @@ def fit_transform(
     order = [m for m in (*PARAMETERS, "smooth") if m in scores]
     if not order:
         return None
+
+    def is_clearly_better(freer: str, stiffer: str, gain: float) -> bool:
+        sharper = scores[freer] < gain * scores[stiffer]
+        return sharper or explained[freer] > EXPLAINS_MORE[freer] * explained[stiffer]
+
     chosen = order[0]
     for model in order[1:]:
-        sharper = scores[model] < MODEL_GAIN[model] * scores[chosen]
-        if sharper or explained[model] > EXPLAINS_MORE[model] * explained[chosen]:
+        if is_clearly_better(model, chosen, MODEL_GAIN[model]):
             chosen = model
+    if chosen == "smooth":
+        # A matrix that was passed over on the way may do nearly as well as the field.
+        rivals = (m for m in order[:-1] if not is_clearly_better("smooth", m, FIELD_GAIN))
+        chosen = next(rivals, chosen)
     transform, keep = fits[chosen]
     residual = xy1 - transform.apply(xy0)
     spread = 1.4826 * float(np.median(np.abs(residual[keep]))) if keep.any() else float("nan")

@@ -6,6 +6,7 @@ affine or homography) or a matrix plus a smooth displacement field on a lattice 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,11 @@ def jacobian_of(matrix: npt.NDArray[Any], xy: npt.ArrayLike) -> FloatArray:
     return np.asarray((matrix[:2, :2] - mapped[:, :, None] * matrix[2, :2]) / w)
 
 
+def is_invertible(matrix: FloatArray) -> bool:
+    """Whether this is a (3, 3) matrix of finite numbers that has an inverse."""
+    return bool(matrix.shape == (3, 3) and np.isfinite(matrix).all() and np.linalg.det(matrix))
+
+
 def derivative(mapping: Callable[[FloatArray], FloatArray], xy: npt.ArrayLike) -> FloatArray:
     """(N, 2, 2) derivative of a mapping of points, by differences over a pixel."""
     points = as_points(xy)
@@ -72,10 +78,14 @@ def unit_matrix(matrix: npt.NDArray[Any]) -> FloatArray:
 
 
 def rotation_scale_of(matrix: FloatArray, at: npt.ArrayLike = (0.0, 0.0)) -> tuple[float, float]:
-    """Rotation in degrees (clockwise on the screen) and scale of a matrix near a point."""
+    """Rotation in degrees (clockwise on the screen) and scale of a matrix near a point.
+
+    A matrix that mirrors has no rotation: NaN.
+    """
     a = jacobian_of(matrix, as_points(at))[0]
+    area = float(np.linalg.det(a))
     rotation = float(np.degrees(np.arctan2(a[1, 0] - a[0, 1], a[0, 0] + a[1, 1])))
-    return rotation, float(np.sqrt(abs(np.linalg.det(a))))
+    return rotation if area > 0 else math.nan, math.sqrt(abs(area))
 
 
 @dataclass(frozen=True, eq=False)
