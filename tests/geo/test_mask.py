@@ -10,9 +10,9 @@ import pytest
 import shapely
 from affine import Affine
 
-from rsfuse.errors import GridError, RasterError
+from rsfuse.errors import GridError, InputError, NoOverlapError, RasterError
 from rsfuse.geo.grid import Window
-from rsfuse.geo.raster import Raster, RasterSource, open_raster
+from rsfuse.geo.raster import Raster, RasterSource, area_of, open_raster
 
 Write = Callable[..., Path]
 LEFT, TOP = 500_000.0, 5_400_000.0
@@ -241,3 +241,66 @@ def test_collections_of_polygons_are_taken_apart(image: Path, tmp_path: Path) ->
     path = write_polygons(tmp_path / "aoi.gpkg", [both], "EPSG:32631")
     expected = box_mask(0, 0, 5, 5) | box_mask(10, 10, 20, 20) | box_mask(30, 0, 40, 5)
     np.testing.assert_array_equal(open_raster(image, mask=path).read().valid, expected)
+
+
+def test_polygons_beside_the_raster_are_no_area_of_interest(image: Path, tmp_path: Path) -> None:
+    beside = on_map(1000, 0, 1010, 20)
+    path = write_polygons(tmp_path / "aoi.gpkg", [beside], "EPSG:32631")
+    with pytest.raises(NoOverlapError) as told:
+        area_of(path, open_raster(image))
+    assert "(510000, 5399800, 510100, 5400000)" in told.value.what  # the area
+    assert "(500000, 5399600, 500600, 5400000) in EPSG:32631" in told.value.what  # the raster
+    assert not open_raster(image, mask=path).read().valid.any()
+
+
+def test_bounds_of_an_area_in_another_crs_are_told_in_that_of_the_raster(
+    image: Path, tmp_path: Path
+) -> None:
+    path = write_polygons(tmp_path / "aoi.geojson", [shapely.box(3.0, 47, 3.001, 48)], "EPSG:4326")
+    with pytest.raises(NoOverlapError, match=r"lies at \(500000, 5205\d+\.\d+, 500076\.\d+, "):
+        area_of(path, open_raster(image))
+
+
+def test_metres_that_are_read_as_degrees_are_told_as_they_are(image: Path, tmp_path: Path) -> None:
+    path = write_polygons(tmp_path / "aoi.gpkg", [on_map(5, 3, 30, 20)], "EPSG:4326")
+    with pytest.raises(NoOverlapError, match=r"\(500050, 5399800, .* in WGS 84, which is nowhere"):
+        area_of(path, open_raster(image))
+
+
+def test_polygons_that_only_touch_the_edge_are_no_area_of_interest(
+    image: Path, tmp_path: Path
+) -> None:
+    path = write_polygons(tmp_path / "aoi.gpkg", [on_map(60, 0, 70, 40)], "EPSG:32631")
+    with pytest.raises(NoOverlapError):
+        area_of(path, open_raster(image))
+
+
+def test_file_without_polygons_is_no_area_of_interest(image: Path, tmp_path: Path) -> None:
+    points = write_polygons(tmp_path / "a.gpkg", [shapely.Point(LEFT + 5, TOP - 5)], "EPSG:32631")
+    empty = tmp_path / "empty.geojson"
+    empty.write_text('{"type": "FeatureCollection", "features": []}')
+    for path in (points, empty):
+        with pytest.raises(InputError, match="holds no polygon"):
+            area_of(path, open_raster(image))
+
+
+def test_raster_beside_the_raster_is_no_area_of_interest(image: Path, write_raster: Write) -> None:
+    far = (10.0, 0, LEFT + 90_000, 0, -10.0, TOP)
+    path = write_raster(np.ones((10, 10), np.uint8), "far.tif", transform=far)
+    with pytest.raises(
+        NoOverlapError, match=r"\(590000, 5399900, 590100, 5400000\) and the raster"
+    ):
+        area_of(path, open_raster(image))
+    assert not open_raster(image, mask=path).read().valid.any()
+
+
+def test_area_of_interest_may_cross_itself(image: Path, tmp_path: Path) -> None:
+    corners = [(5, 5), (20, 20), (20, 5), (5, 20)]
+    bow = shapely.Polygon([(LEFT + 10 * x, TOP - 10 * y) for x, y in corners])
+    path = write_polygons(tmp_path / "aoi.gpkg", [bow], "EPSG:32631")
+    assert area_of(path, open_raster(image)).at(Window(0, 0, 60, 40), (40, 60)).any()
+
+
+def test_area_of_interest_of_the_whole_world_is_one(image: Path, tmp_path: Path) -> None:
+    world = write_polygons(tmp_path / "w.gpkg", [shapely.box(-180, -90, 180, 90)], "EPSG:4326")
+    assert area_of(world, open_raster(image)).at(Window(0, 0, 60, 40), (40, 60)).all()

@@ -13,7 +13,7 @@ import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from rsfuse.errors import GridError, RasterError
+from rsfuse.errors import GridError, InputError, NoOverlapError, RasterError
 from rsfuse.geo.gdal import gdal_settings, reason_of
 from rsfuse.geo.grid import PointMapping, Window, apply_affine, between
 
@@ -132,12 +132,19 @@ class PolygonArea:
         return np.asarray(burnt > 0)
 
 
-def read_polygons(path: Path, geobox: GeoBox) -> PolygonArea:
+def read_polygons(path: Path, geobox: GeoBox, *, must_touch: bool = False) -> PolygonArea:
     """The polygons of a vector file in pixels of a raster; points and lines are left out.
+
+    Args:
+        path: The file.
+        geobox: Grid of the raster.
+        must_touch: Whether polygons that cover nothing of the raster are refused.
 
     Raises:
         RasterError: The file is missing or cannot be read.
         GridError: Only one of the two has a CRS, or they cannot be related.
+        InputError: It holds no polygon, with `must_touch`.
+        NoOverlapError: No polygon covers a part of the raster, with `must_touch`.
     """
     import pyogrio.raw
 
@@ -154,6 +161,13 @@ def read_polygons(path: Path, geobox: GeoBox) -> PolygonArea:
             "a file of polygons is needed",
             "check it with ogrinfo",
         ) from error
+    drawn = polygons = _polygons(shapes)
+    if must_touch and not drawn:
+        raise InputError(
+            f"{path} holds no polygon",
+            "an area of interest is made of polygons; points and lines have no area",
+            "give a file of polygons, or leave the area of interest out",
+        )
     crs = meta["crs"]
     if (crs is None) != (geobox.crs is None):
         raise GridError(
@@ -161,12 +175,57 @@ def read_polygons(path: Path, geobox: GeoBox) -> PolygonArea:
             "the polygons cannot be placed on the raster",
             "give a mask in the CRS of the raster, or a mask raster of its size",
         )
-    polygons = _polygons(shapes)
     if crs is not None and geobox.crs is not None and geobox.crs != crs:
         polygons = _on_map(polygons, pyproj.CRS.from_user_input(crs), geobox)
     to_pixels = ~geobox.affine
-    placed = (shapely.transform(p, lambda xy: apply_affine(to_pixels, xy)) for p in polygons)
+    placed = [shapely.transform(p, lambda xy: apply_affine(to_pixels, xy)) for p in polygons]
+    if must_touch and not _any_touches(placed, geobox):
+        raise no_common_ground(str(path), shapely.total_bounds(drawn), crs, geobox)
     return PolygonArea(tuple(placed))
+
+
+def no_common_ground(
+    name: str, bounds: Sequence[float], crs: Any, geobox: GeoBox
+) -> NoOverlapError:
+    """The error of an area of interest that lies beside its raster.
+
+    Args:
+        name: The area.
+        bounds: Its left, bottom, right and top.
+        crs: What they are in; pixels of the raster when None.
+        geobox: Grid of the raster.
+    """
+    its_map = "pixels" if geobox.crs is None else str(geobox.crs)
+    box = geobox.extent.boundingbox
+    there = f"and the raster at {_numbers((box.left, box.bottom, box.right, box.top))}"
+    if crs is not None and geobox.crs is not None and geobox.crs != crs:
+        own = pyproj.CRS.from_user_input(crs)
+        left, bottom, right, top = bounds
+        to_raster = between(own, geobox.crs.proj)
+        carried = to_raster.transform_bounds(left, bottom, right, top, densify_pts=33)
+        if np.isfinite(carried).all():
+            bounds = carried
+        else:
+            there = f"in {own.name}, which is nowhere in {its_map}, {there}"
+    return NoOverlapError(
+        f"{name} shares no ground with the raster: it lies at {_numbers(bounds)} {there} "
+        f"in {its_map} (left, bottom, right, top)",
+        "no pixel lies in the area of interest",
+        "check the CRS of the area of interest, which in GeoJSON is degrees unless the file says "
+        "otherwise, or leave it out",
+    )
+
+
+def _any_touches(polygons: Sequence[shapely.Geometry], geobox: GeoBox) -> bool:
+    """Whether any of the polygons, in pixels, covers a part of the raster."""
+    height, width = geobox.shape
+    frame = shapely.box(0, 0, width, height)
+    sound = (p for p in polygons if np.isfinite(shapely.get_coordinates(p)).all())
+    return any(shapely.make_valid(p).intersection(frame).area > 0 for p in sound)
+
+
+def _numbers(bounds: Sequence[float]) -> str:
+    return f"({', '.join(f'{value:.9g}' for value in bounds)})"
 
 
 def _on_map(

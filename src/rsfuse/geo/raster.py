@@ -28,18 +28,25 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp
 
-from rsfuse.errors import BandError, GridError, InputError, RasterError
+from rsfuse.errors import BandError, GridError, InputError, NoOverlapError, RasterError
 from rsfuse.geo.dataarray import is_dataarray, of_dataarray
 from rsfuse.geo.gdal import gdal_settings, is_remote, reading, reason_of
 from rsfuse.geo.grid import (
     Window,
     compose,
+    overlap,
     pixel_geobox,
     pixel_mapping,
     same_grid,
     window_geobox,
 )
-from rsfuse.geo.mask import VECTOR_SUFFIXES, RasterArea, UsableArea, read_polygons
+from rsfuse.geo.mask import (
+    VECTOR_SUFFIXES,
+    RasterArea,
+    UsableArea,
+    no_common_ground,
+    read_polygons,
+)
 from rsfuse.geo.reader import ArrayReader, FileReader, Reader, open_dataset
 from rsfuse.geo.reduce import FloatImage, Mask, average, cover, nearest
 from rsfuse.runs import parse_json
@@ -494,13 +501,20 @@ def area_of(
     Raises:
         RasterError: The file is missing or damaged.
         GridError: It cannot be placed on the raster.
+        InputError: It holds no polygon.
+        NoOverlapError: It shares no ground with the raster.
     """
-    return _area(mask, raster._about)
+    return _area(mask, raster._about, must_touch=True)
 
 
-def _area(mask: "str | Path | npt.NDArray[Any] | RasterSource", about: _Description) -> UsableArea:
+def _area(
+    mask: "str | Path | npt.NDArray[Any] | RasterSource",
+    about: _Description,
+    *,
+    must_touch: bool = False,
+) -> UsableArea:
     if isinstance(mask, str | os.PathLike) and Path(mask).suffix.lower() in VECTOR_SUFFIXES:
-        return read_polygons(Path(mask), about.geobox)
+        return read_polygons(Path(mask), about.geobox, must_touch=must_touch)
     source = open_raster(mask)
     if not source.is_georeferenced or not about.is_georeferenced:
         if source.shape != about.shape:
@@ -513,6 +527,13 @@ def _area(mask: "str | Path | npt.NDArray[Any] | RasterSource", about: _Descript
         return RasterArea(source, None)
     if same_grid(about.geobox, source.geobox):
         return RasterArea(source, None)
+    if must_touch:
+        try:
+            overlap(about.geobox, source.geobox)
+        except NoOverlapError as error:
+            bounds = tuple(source.geobox.extent.boundingbox)
+            crs = source.geobox.crs
+            raise no_common_ground(source.name, bounds, crs, about.geobox) from error
     return RasterArea(source, pixel_mapping(about.geobox, source.geobox))
 
 
