@@ -1,6 +1,7 @@
 """`rsfuse detect`, from a file on the disk to boxes that other software opens."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -91,11 +92,13 @@ def test_arrays_zipped_models_and_classes(scene: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["geojson", "csv", "dota"])
 def test_formats_and_several_scenes(scene: Path, tmp_path: Path, kind: str) -> None:
-    words = ["detect", f"{scene}/pan.tif", f"{scene}/pan.tif", "-m", MODEL, "-o",
+    other = Path(shutil.copy(scene / "pan.tif", tmp_path / "other.tif"))
+    words = ["detect", f"{scene}/pan.tif", str(other), "-m", MODEL, "-o",
              str(tmp_path / "out"), "--format", kind, "--overwrite", "-q"]  # fmt: skip
     assert main(words) == 0
     suffix = {"dota": "zip"}.get(kind, kind)
-    assert (tmp_path / "out" / f"pan.{suffix}").stat().st_size > 0
+    for name in ("pan", "other"):
+        assert (tmp_path / "out" / f"{name}.{suffix}").stat().st_size > 0
 
 
 def test_dry_run_writes_nothing(
@@ -118,6 +121,7 @@ def test_dry_run_writes_nothing(
         (["{scene}/pan.tif", "-m", MODEL, "--classes", "cow"], "'cow'"),
         (["{scene}/pan.tif", "-m", MODEL, "--format", "shp"], "shp"),
         (["{scene}/pan.tif", "-m", MODEL, "--aoi", "{scene}/none.gpkg"], "none.gpkg"),
+        (["{scene}/pan.tif", "-m", MODEL, "--format", "csv"], "not the name of a csv file"),
     ],
 )
 def test_bad_input_is_explained(
@@ -128,18 +132,119 @@ def test_bad_input_is_explained(
     said = capsys.readouterr().err
     assert what in said
     assert "Traceback" not in said
-    assert not (tmp_path / "a.gpkg").exists()
+    assert not list(tmp_path.iterdir())
 
 
-def test_an_empty_scene_holds_nothing(tmp_path: Path) -> None:
+def unused(*_: object, **__: object) -> None:
+    raise AssertionError("a scene was looked at")
+
+
+def test_scenes_of_one_name_are_refused_before_the_first(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsfuse.detection.run.run_scene", unused)
+    scenes = [str(shutil.copytree(scene, tmp_path / name) / "pan.tif") for name in ("a", "b")]
+    for more in ([], ["--overwrite"], ["--dry-run"]):
+        assert main(["detect", *scenes, "-m", MODEL, "-o", str(tmp_path / "out"), *more]) == 2
+        assert "two results would be written to" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("left", ["second.gpkg", "second_run/run.json"])
+def test_earlier_results_are_refused_before_the_first_scene(
+    scene: Path, tmp_path: Path, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsfuse.detection.run.run_scene", unused)
+    scenes = [shutil.copy(scene / "pan.tif", tmp_path / f"{n}.tif") for n in ("first", "second")]
+    (tmp_path / "out" / left).parent.mkdir(parents=True)
+    (tmp_path / "out" / left).write_text("{}")
+    assert main(["detect", *map(str, scenes), "-m", MODEL, "-o", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out" / "first_run").exists()
+
+
+def test_boxes_do_not_replace_an_input(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    area = tmp_path / "area.geojson"
+    area.write_text(polygon(500_000, 5_000_000))
+    assert detect(scene, area, "--aoi", str(area), "--overwrite") == 2
+    assert "is an input" in capsys.readouterr().err
+    assert area.read_text() == polygon(500_000, 5_000_000)
+
+
+def test_names_that_a_submission_cannot_hold_are_refused_before_a_look(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsfuse.detection.run.run_scene", unused)
+    path = shutil.copy(scene / "pan.tif", tmp_path / "a b.tif")
+    assert main(["detect", str(path), "-m", MODEL, "-o", str(tmp_path / "sub.zip")]) == 2
+    assert "'a b'" in capsys.readouterr().err
+
+
+def test_a_file_in_the_path_of_the_output_is_explained(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.tif").write_text("text")
+    assert detect(scene, tmp_path / "text.tif" / "n.gpkg") == 1
+    assert "a part of this path is a file" in capsys.readouterr().err
+
+
+def test_a_run_folder_that_was_there_stays(scene: Path, tmp_path: Path) -> None:
+    (tmp_path / "a_run").mkdir()
+    assert detect(scene, tmp_path / "a.gpkg", "--aoi", f"{scene}/none.gpkg", "-q") == 2
+    assert (tmp_path / "a_run").is_dir()
+
+
+def polygon(left: float, top: float) -> str:
+    """GeoJSON of a square of 100 m in EPSG:32631."""
+    x, y = [left, left + 100, left + 100, left, left], [top, top, top - 100, top - 100, top]
+    geometry = {"type": "Polygon", "coordinates": [list(zip(x, y, strict=True))]}
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32631"}}
+    feature = {"type": "Feature", "properties": {}, "geometry": geometry}
+    return json.dumps({"type": "FeatureCollection", "crs": crs, "features": [feature]})
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_an_area_of_interest_elsewhere_is_refused(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+) -> None:
+    area = tmp_path / "area.geojson"
+    area.write_text(polygon(100_000, 5_000_000))
+    assert detect(scene, tmp_path / "a.gpkg", "--aoi", str(area), *more) == 2
+    assert "shares no ground with the raster" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [area]
+
+
+@pytest.mark.parametrize("gsd_m", [500.0, 0.0005])
+def test_pixels_far_from_those_of_the_model_are_refused(
+    tmp_path: Path, gsd_m: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "scene.tif"
+    profile = {"driver": "GTiff", "height": 64, "width": 64, "count": 1, "dtype": "uint16",
+               "crs": "EPSG:32631",
+               "transform": rasterio.Affine(gsd_m, 0, 500_000, 0, -gsd_m, 5_000_000)}  # fmt: skip
+    with rasterio.open(path, "w", **profile) as out:
+        out.write(np.full((1, 64, 64), 1000, np.uint16))
+    for more in ([], ["--dry-run"]):
+        assert main(["detect", str(path), "-m", MODEL, "-o", str(tmp_path / "a.gpkg"), *more]) == 2
+        assert f"a GSD of {gsd_m:g} m, the model 0.5 m" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_scene_without_valid_pixels_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "empty.tif"
     profile = {"driver": "GTiff", "height": 200, "width": 300, "count": 1, "dtype": "uint16",
                "nodata": 0, "crs": "EPSG:32631",
                "transform": rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)}  # fmt: skip
     with rasterio.open(path, "w", **profile) as out:
         out.write(np.zeros((1, 200, 300), np.uint16))
-    assert main(["detect", str(path), "-m", MODEL, "-o", str(tmp_path / "a.gpkg"), "-q"]) == 0
-    assert RunRecord.load(tmp_path / "a_run").result["objects"] == 0
+    assert main(["detect", str(path), "-m", MODEL, "-o", str(tmp_path / "a.gpkg"), "-q"]) == 3
+    record = RunRecord.load(tmp_path / "a_run")
+    assert record.status == "refused"
+    assert [reason["code"] for reason in record.reasons] == ["no_valid_pixels"]
+    assert record.result["objects"] == 0
+    assert (tmp_path / "a.gpkg").is_file()
+    assert "no usable pixels" in (tmp_path / "a_run" / "report.html").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +280,10 @@ def test_a_second_image_is_brought_into_place(pairs: Path, tmp_path: Path) -> No
     record = RunRecord.load(tmp_path / "found_run")
     assert record.result["second_image"]["used"]
     assert record.result["second_image"]["confidence"] > 0.7
+    stages = {stage["name"]: stage["seconds"] for stage in record.diagnostics["stages"]}
+    assert list(stages) == ["align", "tiles", "write"]
+    assert min(stages.values()) > 0
+    assert sum(stages.values()) == pytest.approx(record.seconds, abs=0.01)
     assert [entry["role"] for entry in record.inputs] == ["scene", "partner"]
     assert (tmp_path / "found_run" / "previews" / "partner.webp").is_file()
     assert "Both images were used." in (tmp_path / "found_run" / "report.html").read_text()

@@ -12,7 +12,14 @@ from rsfuse.detection.evaluate import answers_of, evaluate, table_of
 from rsfuse.detection.formats import read_dataset
 from rsfuse.detection.formats.dota import write
 from rsfuse.detection.results import Detections, read_submission, write_submission
-from rsfuse.detection.scene import Found, SceneLattice, clear_spool, detect_scene, plan_scene
+from rsfuse.detection.scene import (
+    Found,
+    SceneLattice,
+    clear_spool,
+    detect_scene,
+    is_blank,
+    plan_scene,
+)
 from rsfuse.errors import InputError
 from rsfuse.geo.raster import Raster, open_raster
 from rsfuse.geo.vectors import read_features
@@ -52,6 +59,22 @@ def test_dota_goes_round(tmp_path: Path) -> None:
     one, two = data.samples[0].objects, again.samples[0].objects
     np.testing.assert_array_equal(one.corners, two.corners)
     np.testing.assert_array_equal(one.difficult, two.difficult)
+
+
+@pytest.mark.parametrize("text", ['["ship",', '{"ship": 0}', "[0]", '"ship"'])
+def test_a_damaged_list_of_classes_is_named(text: str, tmp_path: Path) -> None:
+    folder = dota(tmp_path, a=GOOD)
+    (folder / "classes.json").write_text(text)
+    with pytest.raises(InputError, match=r"classes\.json"):
+        read_dataset(folder)
+
+
+@pytest.mark.parametrize("text", ['{"val": ', '["a"]', '{"val": "a"}', '{"val": [1]}', "null"])
+def test_a_damaged_list_of_parts_is_named(text: str, tmp_path: Path) -> None:
+    folder = dota(tmp_path, a=GOOD)
+    (folder / "split.json").write_text(text)
+    with pytest.raises(InputError, match=r"split\.json"):
+        read_dataset(folder, split="val")
 
 
 def test_bad_labels_are_named(tmp_path: Path) -> None:
@@ -138,6 +161,22 @@ def test_every_format_is_written(suffix: str, tmp_path: Path) -> None:
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no format"):
         found_in().save(tmp_path / "found.docx")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("csv", "found.geojson"), ("gpkg", "found.txt"), ("dota", "found"), ("geoparquet", "a.gpkg")],
+)
+def test_a_suffix_of_another_format_is_refused(kind: str, name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"not the name of a {kind} file"):
+        found_in().save(tmp_path / name, kind)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\tb", " a"])
+def test_a_submission_names_images_by_one_word(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="image name"):
+        write_submission(tmp_path / "s.zip", [found_in(name="P1"), found_in(name=name)])
 
 
 @pytest.mark.parametrize("task", [1, 2])
@@ -296,3 +335,40 @@ def test_a_scene_is_looked_at_with_the_pixels_of_the_model(tmp_path: Path) -> No
     found, _ = detect_scene(source, middle, tmp_path / "s.jsonl", plan=plan, lattice=lattice)
     assert seen == [(1, 256, 256)]
     np.testing.assert_allclose(found.boxes, [[50, 30, 4, 2, 0.1]])
+
+
+@pytest.mark.parametrize("target_gsd_m", [0.2, 36.0, 1000.0])
+def test_a_scene_far_from_the_pixels_of_the_model_is_refused(target_gsd_m: float) -> None:
+    source = open_raster(planted(64)[0])
+    with pytest.raises(InputError, match="GSD of 1 m, the model"):
+        SceneLattice.of(source, target_gsd_m)
+
+
+@pytest.mark.parametrize(
+    ("target_gsd_m", "warned"),
+    [(0.25, True), (0.5, False), (0.9, False), (4.0, False), (8.0, True), (32.0, True)],
+)
+def test_a_large_step_to_the_pixels_of_the_model_is_told(
+    target_gsd_m: float, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    SceneLattice.of(open_raster(planted(64)[0]), target_gsd_m)
+    assert ("objects may be missed" in caplog.text) is warned
+
+
+def test_a_scene_is_blank_where_no_pixel_of_the_area_is_valid() -> None:
+    scene, _ = planted(64)
+    valid = np.zeros((64, 64), bool)
+    assert is_blank(open_raster(Raster(scene.data, valid, scene.geobox, scene.bands)))
+    valid[5, 7] = True
+    source = open_raster(Raster(scene.data, valid, scene.geobox, scene.bands))
+
+    class Lower:
+        fingerprint = "lower"
+
+        def at(self, window: object, shape: tuple[int, int]) -> np.ndarray:
+            mask = np.ones(shape, bool)
+            mask[:32] = False
+            return mask
+
+    assert not is_blank(source)
+    assert is_blank(source, Lower())

@@ -3,7 +3,9 @@
 import logging
 import shlex
 import sys
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,10 +34,9 @@ if TYPE_CHECKING:
     from rsfuse.detection.predict import ImageDetector
     from rsfuse.detection.results import Detections
     from rsfuse.detection.run import DetectJob, Placement
+    from rsfuse.geo.raster import RasterSource
 
 logger = logging.getLogger(__name__)
-
-SUFFIXES = {"geoparquet": ".parquet", "dota": ".zip"}
 
 
 def detect(
@@ -50,7 +51,10 @@ def detect(
     ],
     kind: Annotated[
         str | None,
-        typer.Option("--format", help="gpkg, geojson, geoparquet, dota or csv; by the suffix."),
+        typer.Option(
+            "--format",
+            help="gpkg, geojson, geoparquet, dota or csv; by the suffix of a file, which must fit.",
+        ),
     ] = None,
     score: Annotated[
         float, typer.Option("--score", min=0, max=1, help="Lowest score of an object.")
@@ -102,12 +106,13 @@ def detect(
 
     Beside the boxes of a scene comes a folder named after the file, with pictures, report.html and
     run.json. A scene with a CRS is looked at with the ground sampling distance of the model. The
-    exit code is 3 when a second image was left out, because nothing shows that it is of the scene.
+    exit code is 3 when a scene has no usable pixels, or when a second image was left out, because
+    nothing shows that it is of the scene.
     """
     reporter = progress_reporter(progress, quiet=quiet)
     from rsfuse.detection.results import FORMATS
     from rsfuse.detection.run import DetectJob, run_folder, run_scene
-    from rsfuse.runs import RunRecord, prepare_output
+    from rsfuse.runs import RunRecord
 
     choice(runtime, RUNTIMES, "--runtime")
     if kind is not None and kind not in FORMATS:
@@ -135,17 +140,22 @@ def detect(
             "a second image goes with one scene",
             "run them one by one",
         )
+    given = [path for path in (Path(model), partner, aoi) if path is not None]
+    targets = _targets(scenes, output, kind, given)
+    if not (dry_run or overwrite):
+        _check_free(targets, resume=resume)
     detector = job.detector()
     if wanted is not None:
         _check_classes(wanted, detector.classes)
-    single = len(scenes) == 1 and output.suffix != ""
-    suffix = SUFFIXES.get(kind or "", f".{kind or 'gpkg'}")
+    place = None
+    if partner is not None and placed_by != "georeference":
+        place = partial(_placement, job, detector, placed_by)
     results, code = [], 0
-    for scene in scenes:
-        target = output if single else output / f"{scene.stem}{suffix}"
+    for scene, target in zip(scenes, targets, strict=True):
         if dry_run:
             source = job.open(scene, detector)
             lattice, plan = job.plan(source, detector)
+            job.area(source)
             results.append(
                 {
                     "scene": str(scene),
@@ -160,30 +170,28 @@ def detect(
                 }
             )
             continue
-        if target.exists() and not overwrite:
-            raise InputError(f"{target} exists", "nothing is replaced unasked", "add --overwrite")
-        folder = run_folder(target)
-        placed = replace(job, placement=_placement(job, detector, scene, placed_by))
-        if not (resume and (folder / "boxes.jsonl").exists()):
-            for left in ("boxes.jsonl", "boxes.jsonl.tiles.jsonl"):
-                (folder / left).unlink(missing_ok=True)
-            prepare_output(folder, resume=overwrite or resume)
-        with Counter(reporter, f"detect {scene.name}") as follow:
+        with (
+            _prepared(run_folder(target), overwrite=overwrite, resume=resume),
+            Counter(reporter, f"detect {scene.name}") as follow,
+        ):
             found, folder = run_scene(
-                placed,
+                job,
                 detector,
                 scene,
                 target,
                 kind=kind,
                 command=shlex.join(["rsfuse", *sys.argv[1:]]),
+                place=place,
                 progress=follow,
             )
         _page(folder)
-        code = max(code, RunRecord.load(folder).exit_code)
+        record = RunRecord.load(folder)
+        code = max(code, record.exit_code)
         counts = {name: int((found.labels == k).sum()) for k, name in enumerate(found.classes)}
         results.append(
             {
                 "scene": str(scene),
+                "status": record.status,
                 "objects": len(found),
                 **{name: count for name, count in counts.items() if count},
                 "written": str(target),
@@ -195,18 +203,72 @@ def detect(
         raise typer.Exit(code)
 
 
+def _targets(
+    scenes: Sequence[Path], output: Path, kind: str | None, inputs: Sequence[Path]
+) -> list[Path]:
+    """The file of boxes of each scene.
+
+    Raises:
+        InputError: One takes the place of another or of an input, or its format cannot be written.
+    """
+    from rsfuse.detection.results import SUFFIXES, check_image_name, format_of
+    from rsfuse.runs import distinct_outputs
+
+    suffix = SUFFIXES[kind or "gpkg"][0]
+    single = len(scenes) == 1 and output.suffix != ""
+    targets = [output] if single else [output / f"{scene.stem}{suffix}" for scene in scenes]
+    for scene, target in zip(scenes, targets, strict=True):
+        if format_of(target, kind) == "dota":
+            check_image_name(scene.stem)
+    distinct_outputs(targets, [*scenes, *inputs])
+    return targets
+
+
+def _check_free(targets: Sequence[Path], *, resume: bool) -> None:
+    """Refuse to replace the boxes of an earlier run, and without `resume` its folder."""
+    from rsfuse.detection.run import run_folder
+    from rsfuse.runs import is_run_folder
+
+    taken = [path for path in targets if path.exists()]
+    if not resume:
+        taken += [folder for folder in map(run_folder, targets) if is_run_folder(folder)]
+    if taken:
+        raise InputError(
+            f"{taken[0]} exists", "nothing is replaced unasked", "give another -o, or --overwrite"
+        )
+
+
+@contextmanager
+def _prepared(folder: Path, *, overwrite: bool, resume: bool) -> Iterator[None]:
+    """The run folder of a scene, ready to be used; removed again when it stays empty."""
+    from rsfuse.runs import prepare_output
+
+    is_new = not folder.exists()
+    if not (resume and (folder / "boxes.jsonl").exists()):
+        if folder.is_dir():
+            for left in ("boxes.jsonl", "boxes.jsonl.tiles.jsonl"):
+                (folder / left).unlink(missing_ok=True)
+        prepare_output(folder, resume=overwrite or resume)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # it holds what a later --resume goes on from
+                folder.rmdir()
+        raise
+
+
 def _placement(
-    job: "DetectJob", detector: "ImageDetector", scene: Path, how: str
+    job: "DetectJob", detector: "ImageDetector", how: str, first: "RasterSource"
 ) -> "Placement | None":
-    """Where the second image of a scene lies, as `--align` asks; None by the georeferences.
+    """Where the second image of a scene lies, as `--align` asks; None without one.
 
     Raises:
         InputError: The transform is none of rsfuse, or of other images.
     """
     second = job.open_partner(detector)
-    if second is None or how == "georeference":
+    if second is None:
         return None
-    first = job.open(scene, detector)
     if how == "match":
         from rsfuse.matching.align import align
 
@@ -223,7 +285,7 @@ def _placement(
             raise InputError(
                 f"{how} is of an image of {grid.shape[1]} x {grid.shape[0]} pixels",
                 f"{image.name} has {image.shape[1]} x {image.shape[0]}",
-                f"give the transform of rsfuse match {scene} {job.partner}",
+                f"give the transform of rsfuse match {first.name} {job.partner}",
             )
     return Stated(stored.transform)
 
@@ -237,9 +299,10 @@ def detect_one(
 
     job = DetectJob(model, score, partner=partner)
     detector = job.detector()
-    job = replace(job, placement=_placement(job, detector, scene, "match"))
+    place = None if partner is None else partial(_placement, job, detector, "match")
     prepare_output(run_folder(target), resume=True)
-    found, folder = run_scene(job, detector, scene, target, command=f"rsfuse detect {scene}")
+    command = f"rsfuse detect {scene}"
+    found, folder = run_scene(job, detector, scene, target, command=command, place=place)
     _page(folder)
     return found, folder
 

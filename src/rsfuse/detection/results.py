@@ -19,7 +19,15 @@ from rsfuse.runs import atomic_path
 
 Floats = npt.NDArray[np.float64]
 
-FORMATS = ("gpkg", "geojson", "geoparquet", "dota", "csv")
+# Format -> suffixes of its files, the usual one first.
+SUFFIXES = {
+    "gpkg": (".gpkg",),
+    "geojson": (".geojson",),
+    "geoparquet": (".parquet", ".geoparquet"),
+    "dota": (".zip",),
+    "csv": (".csv",),
+}
+FORMATS = tuple(SUFFIXES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,27 +207,20 @@ class Detections:
         return table
 
     def save(self, path: str | Path, kind: str | None = None) -> Path:
-        """Write the objects, atomically; the suffix chooses the format where `kind` is None.
+        """Write the objects, atomically; the suffix chooses the format, `kind` may only confirm it.
 
         Raises:
-            InputError: Unknown format.
+            InputError: Unknown format, or a suffix of another one.
             OutputError: The file cannot be written.
         """
         path = Path(path)
-        kind = kind or {".gpkg": "gpkg", ".geojson": "geojson", ".csv": "csv", ".parquet":
-                        "geoparquet", ".zip": "dota"}.get(path.suffix.lower(), "")  # fmt: skip
+        kind = format_of(path, kind)
         if kind == "dota":
             write_submission(path, [self])
         elif kind == "geoparquet":
             self._to_geoparquet(path)
-        elif kind in ("gpkg", "geojson", "csv"):
-            write_polygons(path, self.world(), self.columns(), self._crs(), layer="detections")
         else:
-            raise InputError(
-                f"{path} has no format that is known",
-                f"known are {', '.join(FORMATS)}",
-                "for example -o found.gpkg",
-            )
+            write_polygons(path, self.world(), self.columns(), self._crs(), layer="detections")
         return path
 
     def to_geopackage(self, path: str | Path) -> Path:
@@ -290,6 +291,45 @@ class Detections:
         return figure
 
 
+def format_of(path: str | Path, kind: str | None = None) -> str:
+    """The format of a file of boxes by its suffix, checked against `kind` where that is given.
+
+    Raises:
+        InputError: The suffix or `kind` is unknown, or they contradict each other.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    found = next((name for name, known in SUFFIXES.items() if suffix in known), "")
+    wanted = found if kind is None else kind
+    if wanted not in SUFFIXES:
+        raise InputError(
+            f"{path} has no format that is known" if kind is None else f"no format is {kind!r}",
+            f"known are {', '.join(FORMATS)}",
+            "for example -o found.gpkg",
+        )
+    if wanted != found:
+        raise InputError(
+            f"{path} is not the name of a {wanted} file",
+            f"its name ends in {' or '.join(SUFFIXES[wanted])}, as other programs expect",
+            f"name it {path.stem}{SUFFIXES[wanted][0]}, or ask for another format",
+        )
+    return found
+
+
+def check_image_name(name: str) -> None:
+    """Check that a submission can name the image.
+
+    Raises:
+        InputError: It has no name, or one with a space.
+    """
+    if not name or name != "".join(name.split()):
+        raise InputError(
+            f"the image name {name!r} is empty or holds a space",
+            "lines of a DOTA submission begin with the name of the image and are cut at spaces",
+            "rename the image, or write another format",
+        )
+
+
 def write_submission(
     path: str | Path, images: Sequence[Detections], *, task: Literal[1, 2] = 1
 ) -> Path:
@@ -306,12 +346,12 @@ def write_submission(
         InputError: No image, an image without a name, or images of different classes.
     """
     path = Path(path)
-    if not images or any(not image.name or " " in image.name for image in images):
+    if not images:
         raise InputError(
-            "an image of the submission has no name, or one with a space",
-            "lines begin with the name of the image",
-            "give Detections their name",
+            "no image to submit", "a submission holds at least one", "give Detections of an image"
         )
+    for image in images:
+        check_image_name(image.name)
     classes = images[0].classes
     if any(image.classes != classes for image in images):
         raise InputError(

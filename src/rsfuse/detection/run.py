@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,11 +16,19 @@ from rsfuse.detection import output as files_of
 from rsfuse.detection.predict import ImageDetector
 from rsfuse.detection.results import Detections
 from rsfuse.detection.runtime import Runtime, load_detector
-from rsfuse.detection.scene import Found, SceneLattice, clear_spool, detect_scene, plan_scene
+from rsfuse.detection.scene import (
+    Found,
+    SceneLattice,
+    clear_spool,
+    detect_scene,
+    is_blank,
+    plan_scene,
+)
 from rsfuse.engine.bundle import Bundle, load_bundle
 from rsfuse.engine.familiar import strange_bands
 from rsfuse.errors import BandError, InputError
 from rsfuse.geo.grid import Points, pixel_mapping
+from rsfuse.geo.mask import UsableArea
 from rsfuse.geo.picture import describe_input, picture_bands, preview_shape
 from rsfuse.geo.raster import Raster, RasterSource, area_of, open_raster
 from rsfuse.geo.tiles import TilePlan
@@ -41,6 +49,13 @@ log = logging.getLogger(__name__)
 LEFT_OUT = {
     "code": "second_image_left_out",
     "message": "The second image was not used: nothing in it shows that it is of the same ground.",
+    "numbers": {},
+}
+
+# Why a run is refused.
+BLANK = {
+    "code": "no_valid_pixels",
+    "message": "The scene has no usable pixels, or none in the area of interest.",
     "numbers": {},
 }
 
@@ -187,8 +202,20 @@ class DetectJob:
             )
         return partner, None
 
+    def area(self, source: RasterSource) -> UsableArea | None:
+        """The area of interest on the pixels of the scene; None for the whole of it.
+
+        Raises:
+            NoOverlapError: It shares no ground with the scene.
+        """
+        return None if self.aoi is None else area_of(self.aoi, source)
+
     def plan(self, source: RasterSource, detector: ImageDetector) -> tuple[SceneLattice, TilePlan]:
-        """The pixels that the scene is looked at with, and its tiles."""
+        """The pixels that the scene is looked at with, and its tiles.
+
+        Raises:
+            InputError: The scene's ground sampling distance is too far from the model's.
+        """
         lattice = SceneLattice.of(source, detector.gsd_m)
         plan = plan_scene(
             lattice,
@@ -225,23 +252,28 @@ def detect(
     Raises:
         RasterError: The scene is missing or damaged.
         BandError: It has another number of bands than the model takes.
-        InputError: The model is no bundle for this task, or a class is unknown.
+        NoOverlapError: The area of interest shares no ground with the scene.
+        InputError: The model is no bundle for this task, its ground sampling distance is too far
+            from that of the scene, or a class is unknown.
     """
     job = DetectJob(model, **settings)
     detector = job.detector()
-    return find(job, detector, job.open(scene, detector), spool=spool, progress=progress)
+    source = job.open(scene, detector)
+    lattice, plan = job.plan(source, detector)
+    return find(job, detector, source, lattice, plan, spool=spool, progress=progress)
 
 
 def find(
     job: DetectJob,
     detector: ImageDetector,
     source: RasterSource,
+    lattice: SceneLattice,
+    plan: TilePlan,
     *,
     spool: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
-    """Find the objects of an open scene with a model that is ready."""
-    lattice, plan = job.plan(source, detector)
+    """Find the objects of an open scene with a model that is ready, planned by `job.plan`."""
 
     def look(image: Any, valid: Any, partner: Any) -> Found:
         return Found(*detector(image, valid, partner))
@@ -259,7 +291,7 @@ def find(
             lattice=lattice,
             partner=partner,
             partner_mapping=mapping,
-            area=None if job.aoi is None else area_of(job.aoi, source),
+            area=job.area(source),
             nms=detector.nms,
             run_key=f"{job.bundle.card.files} {job.score} {detector.nms} {job.aoi}"
             + ("" if partner is None else f" {partner.fingerprint} {_where(job.placement)}"),
@@ -312,6 +344,7 @@ def run_scene(
     *,
     kind: str | None = None,
     command: str = "",
+    place: Callable[[RasterSource], Placement | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Detections, Path]:
     """Find the objects of a scene and write them, with a run folder beside them.
@@ -323,6 +356,7 @@ def run_scene(
         target: The file of boxes; the run folder is named after it.
         kind: Its format; by its suffix when None.
         command: The command line that repeats the run.
+        place: Finds where the second image of the scene lies, in place of `job.placement`.
         progress: Called with (done, total) tiles.
 
     Returns:
@@ -330,11 +364,20 @@ def run_scene(
     """
     started = time.monotonic()
     source = job.open(scene, detector)
+    lattice, plan = job.plan(source, detector)
+    aligned = 0.0
+    if place is not None:
+        began = time.monotonic()
+        job = replace(job, placement=place(source))
+        aligned = time.monotonic() - began
     folder = run_folder(target)
     folder.mkdir(parents=True, exist_ok=True)
     spool = folder / "boxes.jsonl"
-    found = find(job, detector, source, spool=spool, progress=progress)
-    looked = time.monotonic() - started
+    found = find(job, detector, source, lattice, plan, spool=spool, progress=progress)
+    blank = not len(found) and is_blank(source, job.area(source))
+    if blank:
+        log.warning("%s: %s", source.name, BLANK["message"])
+    looked = time.monotonic() - started - aligned
     strange = strange_bands(source, job.bundle.card.inputs[0])
     if 2 * len(strange) >= detector.bands:
         log.warning("unlike what the model learned from: %s", "; ".join(strange))
@@ -347,7 +390,6 @@ def run_scene(
         folder, source, found, colors, placed and _partner_preview(source, *placed)
     )
     clear_spool(spool)
-    lattice, plan = job.plan(source, detector)
     seconds = time.monotonic() - started
     inputs = [describe_input("scene", source)]
     if placed is not None:
@@ -369,8 +411,8 @@ def run_scene(
             "aoi": None if job.aoi is None else str(job.aoi),
             "with": None if job.partner is None else str(job.partner),
         },
-        status="weak" if left_out else "ok",
-        reasons=(LEFT_OUT,) if left_out else (),
+        status="refused" if blank else "weak" if left_out else "ok",
+        reasons=(BLANK,) * blank + (LEFT_OUT,) * left_out,
         result={"objects": len(found), "classes": numbers, **second},
         diagnostics={
             "megapixels_per_second": round(
@@ -379,8 +421,9 @@ def run_scene(
             "model_pixels_per_pixel": lattice.scale,
             "unlike_training": list(strange),
             "stages": [
+                *([] if place is None else [{"name": "align", "seconds": round(aligned, 3)}]),
                 {"name": "tiles", "seconds": round(looked, 3)},
-                {"name": "write", "seconds": round(seconds - looked, 3)},
+                {"name": "write", "seconds": round(seconds - aligned - looked, 3)},
             ],
         },
         outputs={

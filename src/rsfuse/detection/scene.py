@@ -8,6 +8,7 @@ stopped.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from rsfuse.detection.data import Dataset
 from rsfuse.detection.results import Detections
 from rsfuse.detection.runtime import Runtime, load_detector
 from rsfuse.engine.bundle import Bundle
+from rsfuse.errors import InputError
 from rsfuse.geo.grid import Points, Window, gsd_m
 from rsfuse.geo.mask import UsableArea
 from rsfuse.geo.raster import RasterSource, open_raster
@@ -32,12 +34,23 @@ Floats = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
+log = logging.getLogger(__name__)
+
 # Tiles and halos are multiples of this: the coarsest stride of the detectors, so that cells fall on
 # the same ground whatever the size of the tile.
 STRIDE = 32
 
 # A scene whose ground sampling distance is this close to the detector's is not resampled.
 SAME_GSD = 0.05
+
+# A scene that is enlarged more shows the detector nothing of its objects; one that is reduced more
+# has the size of its pixels wrong rather than right: drones see 1 cm, and detectors 0.3 m.
+_MOST_SCALE = 4.0
+_LEAST_SCALE = 1 / 32
+
+# Beyond these the detector is asked about images unlike those that it learned from.
+_LARGE_SCALE = 2.0
+_SMALL_SCALE = 1 / 4
 
 # Side of the stretches of the scene in which an area of interest is looked up.
 _AREA_SIDE = 1024
@@ -92,12 +105,17 @@ class SceneLattice:
 
     @classmethod
     def of(cls, source: RasterSource, target_gsd_m: float | None) -> "SceneLattice":
-        """The lattice of a target ground sampling distance; the file's own pixels without one."""
+        """The lattice of a target ground sampling distance; the file's own pixels without one.
+
+        Raises:
+            InputError: That of the file is too far from it.
+        """
         if target_gsd_m is None or not source.is_georeferenced:
             return cls(source.shape, 1.0)
         scale = gsd_m(source.geobox) / target_gsd_m
         if abs(scale - 1.0) <= SAME_GSD:
             return cls(source.shape, 1.0)
+        _check_scale(source.name, scale, target_gsd_m)
         h, w = source.shape
         return cls((max(1, round(h * scale)), max(1, round(w * scale))), scale)
 
@@ -130,6 +148,21 @@ class SceneLattice:
     def _to_scene(self, window: Window) -> Callable[[Points], Points]:
         corner = np.array([window.x, window.y], np.float64)
         return lambda points: (points + corner) / self.scale
+
+
+def _check_scale(name: str, scale: float, target_gsd_m: float) -> None:
+    """Refuse a scene whose pixels are far from those of the model, and warn of a large step."""
+    found = f"{name} has a GSD of {scale * target_gsd_m:.3g} m, the model {target_gsd_m:.3g} m"
+    room = 1.0 + SAME_GSD
+    if not _LEAST_SCALE / room <= scale <= _MOST_SCALE * room:
+        raise InputError(
+            found,
+            f"a scene is enlarged at most {_MOST_SCALE:g} times and reduced at most "
+            f"{1 / _LEAST_SCALE:g} times",
+            "check its pixel size with rsfuse info; if it is right, use a model of about this GSD",
+        )
+    if not _SMALL_SCALE / room <= scale <= _LARGE_SCALE * room:
+        log.warning("%s: objects may be missed", found)
 
 
 def plan_scene(
@@ -215,6 +248,18 @@ def detect_scene(
         found = found.at(_inside(area, found.boxes[:, :2], source.shape))
     kept = rotated_nms(found.boxes[:, :5], found.scores, nms, found.labels)
     return found.at(np.asarray(kept, np.int64)), run
+
+
+def is_blank(source: RasterSource, area: UsableArea | None = None) -> bool:
+    """Whether no pixel of a scene, or of an area of interest in it, can be used."""
+    for tile in plan_tiles(source.shape, tile=_AREA_SIDE, halo=0):
+        usable = None if area is None else area.at(tile.core, tile.core.shape)
+        if usable is not None and not usable.any():
+            continue
+        valid = source.read(tile.core).valid
+        if (valid if usable is None else valid & usable).any():
+            return False
+    return True
 
 
 def manifest_of(spool: Path) -> Path:

@@ -7,6 +7,7 @@ wild holds is accepted: byte order marks, CRLF, tabs, blank lines, missing heade
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from rsfuse.detection.data import Dataset, find_images
 from rsfuse.detection.formats.assemble import Parsed, Row, Wanted, assemble
 from rsfuse.errors import InputError
 from rsfuse.ops.polygons import polygon_areas
-from rsfuse.runs import atomic_path, parse_json
+from rsfuse.runs import atomic_path, read_json
 
 LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.5", "labelTxt-v2.0")
 
@@ -49,7 +50,7 @@ def read(folder: Path, wanted: Wanted) -> Dataset:
             names) gives their order where there is one.
 
     Raises:
-        InputError: No label file, a damaged line (the error names it), or an unknown class.
+        InputError: No label file, a damaged line or list (the error names it), or an unknown class.
     """
     split = wanted.split
     root = folder / split if split and (folder / split).is_dir() else folder
@@ -66,14 +67,12 @@ def read(folder: Path, wanted: Wanted) -> Dataset:
         )
     notes: Counter[str] = Counter()
     parsed = {path.stem: parse(path, notes) for path in files}
-    names = root / "classes.json"
-    known = parse_json(names.read_text(encoding="utf-8")) if names.is_file() else ()
     return assemble(
         root,
         {stem: Parsed(rows, gsd_m) for stem, (rows, gsd_m) in parsed.items()},
         find_images(root / "images"),
         wanted,
-        known=known,
+        known=_known(root / "classes.json"),
         notes=notes,
         listed=listed,
     )
@@ -134,6 +133,25 @@ def write(folder: Path, dataset: Dataset) -> None:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
+def _known(path: Path) -> Sequence[str]:
+    """The classes that classes.json lists; none without the file."""
+    if not path.is_file():
+        return ()
+    names = read_json(path)
+    if not _is_list_of_names(names):
+        raise InputError(
+            f"{path} is no list of names",
+            'the classes are needed as ["plane", "ship"]',
+            "correct it, or remove it: classes are then those that occur",
+        )
+    known: list[str] = names
+    return known
+
+
+def _is_list_of_names(content: object) -> bool:
+    return isinstance(content, list) and all(isinstance(name, str) for name in content)
+
+
 def _listed(folder: Path, split: str) -> set[str]:
     path = folder / "split.json"
     if not path.is_file():
@@ -142,7 +160,13 @@ def _listed(folder: Path, split: str) -> set[str]:
             "a split is a subfolder, or a list of names in split.json",
             "leave the split out, or check its name",
         )
-    content = parse_json(path.read_text(encoding="utf-8"))
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(_is_list_of_names(v) for v in content.values()):
+        raise InputError(
+            f"{path} does not list the images of each part",
+            'it is needed as {"train": ["P0001", ...], "val": [...]}',
+            "correct it, or leave the split out",
+        )
     if split not in content:
         raise InputError(
             f"{path} has no part {split!r}",
