@@ -301,10 +301,9 @@ def task_picture(folder: Path, name: str, side: tuple[int, int] = (80, 120)) -> 
 
 
 def save_run(folder: Path, **values: Any) -> Path:
-    """Write the record of a run that ended well."""
-    RunRecord(
-        command="rsfuse ...", started="2026-01-01T00:00:00Z", seconds=1.5, status="ok", **values
-    ).save(folder)
+    """Write the record of a run that ended well, unless the values say otherwise."""
+    usual = {"status": "ok", "command": "rsfuse ...", "started": "2026-01-01T00:00:00Z"}
+    RunRecord(seconds=1.5, **{**usual, **values}).save(folder)
     return folder
 
 

@@ -44,6 +44,20 @@ def test_a_detect_run_without_objects(detect_run: Path, save: Callable[..., Path
     assert "no preview pictures" in text
 
 
+def test_a_scene_that_was_refused_says_why(detect_run: Path, save: Callable[..., Path]) -> None:
+    reason = {
+        "code": "no_valid_pixels",
+        "message": "The scene has no usable pixels.",
+        "numbers": {},
+    }
+    record = RunRecord.load(detect_run)
+    content = {"task": "detect", "inputs": record.inputs, "parameters": {}}
+    save(detect_run, **content, status="refused", reasons=(reason,), result={"objects": 0})
+    text = build_report(detect_run).read_text()
+    assert "The scene has no usable pixels." in text
+    assert "No object was found" not in text
+
+
 def test_a_class_map_without_labels(classify_run: Path, save: Callable[..., Path]) -> None:
     record = RunRecord.load(classify_run)
     result = {key: value for key, value in record.result.items() if key != "accuracy"}

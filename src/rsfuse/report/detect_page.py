@@ -76,6 +76,8 @@ def detect_page(folder: Path, record: RunRecord, *, link_prefix: str = "") -> De
 
 
 def _verdict(record: RunRecord) -> str:
+    if record.status == "refused":
+        return " ".join(str(reason["message"]) for reason in record.reasons)
     count = int(record.result.get("objects") or 0)
     score = record.parameters.get("score")
     threshold = "" if score is None else f" with a score of at least {wording.number(score)}"
