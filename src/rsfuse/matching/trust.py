@@ -44,7 +44,7 @@ FEW_TIE_POINTS = 12
 # on. With both the 90 % ellipses hold 90 % of the right tie points of the development pairs
 # (docs/results.md).
 SCATTER_SHARE = 0.9
-SHARED_PX = 0.78
+SHARED_PX = 0.7
 
 
 class Evidence(NamedTuple):
