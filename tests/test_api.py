@@ -37,6 +37,7 @@ PUBLIC = {
     "rsfuse.runs": {
         "RunRecord",
         "atomic_path",
+        "distinct_outputs",
         "exchange_folders",
         "is_run_folder",
         "parse_json",

@@ -1,6 +1,7 @@
 """Pairs of images, labels and how they are parted."""
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,17 @@ import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from rsfuse.classification.data import open_pair, robust_range, wald_pair, warp_pan
+from rsfuse.classification.data import (
+    by_place,
+    open_as,
+    open_pair,
+    robust_range,
+    wald_pair,
+    warp_pan,
+)
 from rsfuse.engine.bundle import InputInfo
 from rsfuse.errors import BandError, GridError, InputError, NoOverlapError
-from rsfuse.geo.raster import Raster
+from rsfuse.geo.raster import Raster, open_raster
 from rsfuse.geo.write import write_cog
 
 
@@ -96,6 +104,78 @@ def test_bands_are_compared_with_the_model(tmp_path: Path) -> None:
     inputs = (InputInfo(name="ms", bands=("b", "g", "r", "n")),)
     with pytest.raises(BandError, match="3 bands"):
         open_pair(ms, pan, inputs=inputs)
+
+
+RGBN = InputInfo(name="ms", bands=("blue", "green", "red", "nir"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("nir", "red", "green", "blue"),
+        ("NIR", "Red", "Green", "Blue"),
+        ("coastal", "blue", "green", "red", "edge", "nir"),
+    ],
+)
+def test_bands_that_have_the_names_of_the_model_are_read_by_them(
+    write_raster: Callable[..., Path], names: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers = {"blue": 1, "green": 2, "red": 3, "nir": 4}
+    data = np.stack([np.full((4, 5), numbers.get(n.lower(), 9), np.uint16) for n in names])
+    path = write_raster(data, bands=names)
+    with open_as(path, RGBN) as source:
+        assert source.read().data[:, 0, 0].tolist() == [1, 2, 3, 4]
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "names", [(), ("b1", "b2", "b3", "b4"), ("Band 1", "Band 2", "Band 3", "Band 4")]
+)
+def test_bands_without_names_are_taken_as_they_come(
+    write_raster: Callable[..., Path], names: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_raster(np.arange(80, dtype=np.uint16).reshape(4, 4, 5), bands=names)
+    with open_as(path, RGBN) as source:
+        assert source.read().data[:, 0, 0].tolist() == [0, 20, 40, 60]
+        assert by_place(source, RGBN) == ""
+    assert caplog.text == ""
+
+
+def test_bands_with_other_names_are_taken_as_they_come_with_a_warning(
+    write_raster: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = np.arange(80, dtype=np.uint16).reshape(4, 4, 5)
+    path = write_raster(data, bands=("B8", "B4", "B3", "B2"))
+    with caplog.at_level("WARNING", logger="rsfuse"), open_as(path, RGBN) as source:
+        assert source.read().data[:, 0, 0].tolist() == [0, 20, 40, 60]
+        assert by_place(source, RGBN) in caplog.text
+    assert "named B8, B4, B3, B2" in caplog.text
+
+
+def test_numbers_of_bands_are_names_where_they_are_out_of_order(
+    write_raster: Callable[..., Path],
+) -> None:
+    data = np.arange(80, dtype=np.uint16).reshape(4, 4, 5)
+    path = write_raster(data, bands=("B4", "B3", "B2", "B1"))
+    with open_as(path, InputInfo(name="ms", bands=("B1", "B2", "B3", "B4"))) as source:
+        assert source.read().data[:, 0, 0].tolist() == [60, 40, 20, 0]
+
+
+def test_too_many_bands_without_names_are_not_guessed(write_raster: Callable[..., Path]) -> None:
+    path = write_raster(np.zeros((6, 4, 5), np.uint16))
+    for names in (RGBN.bands, ("band1", "band2", "band3", "band4")):
+        with pytest.raises(BandError, match="has 6 bands") as caught:
+            open_as(path, InputInfo(name="ms", bands=names))
+        assert "gdal_translate -b N -b N -b N -b N " in caught.value.fix
+
+
+def test_an_open_image_is_not_reordered_but_told_of(write_raster: Callable[..., Path]) -> None:
+    names = ("nir", "red", "green", "blue")
+    path = write_raster(np.zeros((4, 4, 5), np.uint16), bands=names)
+    with open_raster(path) as source, pytest.raises(BandError, match="is open"):
+        open_as(source, RGBN)
+    with open_raster(path, bands=RGBN.bands) as source:
+        assert open_as(source, RGBN) is source
 
 
 def test_a_simulated_pan_is_the_mean_and_ms_is_what_a_coarser_sensor_sees() -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import rasterio
 
+from rsfuse.classification.config import ClassifyTrainConfig
+from rsfuse.classification.train import prepare
 from rsfuse.cli.main import main
 from rsfuse.engine.bundle import load_bundle
 from rsfuse.geo.raster import open_raster
@@ -211,6 +213,26 @@ def test_repeats_tell_the_spread_and_keep_the_best(scene: Path, tmp_path: Path) 
     expected = load_bundle(tmp_path / "run" / f"repeat_{best}" / "bundle")
     assert kept.card.training["seed"] == expected.card.training["seed"] == best - 1
     assert kept.card.files == expected.card.files
+
+
+@pytest.mark.parametrize("pan", ["{}/pan.tif", "simulated"])
+def test_further_scenes_are_read_with_the_bands_of_the_first(
+    scene: Path, tmp_path: Path, pan: str
+) -> None:
+    with open_raster(scene / "ms.tif") as source:
+        raster = source.read()
+    write_cog(tmp_path / "ms.tif", raster.data[::-1].astype(np.uint16), geobox=raster.geobox,
+              bands=raster.bands[::-1])  # fmt: skip
+    labels = f"{scene}/truth/labels.tif"
+    ready = prepare(
+        ClassifyTrainConfig(
+            ms=(f"{scene}/ms.tif", f"{tmp_path}/ms.tif"), pan=(pan.format(scene),) * 2,
+            labels=(labels, labels), block=16, buffer=2, tile=16,
+        )
+    )  # fmt: skip
+    one, two = ready.scenes
+    np.testing.assert_array_equal(one.ms, two.ms)
+    np.testing.assert_array_equal(one.pan, two.pan)
 
 
 def test_another_ratio_is_explained(

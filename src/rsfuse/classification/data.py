@@ -1,6 +1,7 @@
 """MS and PAN images as one pair, and PAN images where a sensor model has to stand in for them."""
 
 import logging
+import re
 import shutil
 import tempfile
 import weakref
@@ -70,23 +71,16 @@ def open_pair(
         pan: Panchromatic raster.
         ms_bands: Bands to use.
         pan_bands: Bands to use.
-        inputs: What a model expects; band numbers are compared.
+        inputs: What a model expects, see `open_as`.
 
     Raises:
         GridError: They share no ground, are swapped, or without a CRS not of an integer ratio; the
             error proposes what to do.
-        BandError: The number of bands is not what the model expects.
+        BandError: The bands are not those that the model expects.
     """
-    one = open_raster(ms, bands=ms_bands)
-    two = open_raster(pan, bands=pan_bands)
-    for source, info in ((one, "ms"), (two, "pan")):
-        wanted = next((item for item in inputs if item.name == info), None)
-        if wanted is not None and len(wanted.bands) != len(source.bands):
-            raise BandError(
-                f"{source.name} has {len(source.bands)} bands: {', '.join(source.bands)}",
-                f"the model was trained on {len(wanted.bands)}: {', '.join(wanted.bands)}",
-                "give the image of the same sensor, or choose its bands",
-            )
+    expected = {item.name: item for item in inputs}
+    one = open_as(ms, expected.get("ms"), bands=ms_bands)
+    two = open_as(pan, expected.get("pan"), bands=pan_bands)
     if _fits(one, two):
         return Pair(one, two, _ratio(one, two))
     log.warning("%s is resampled onto the grid of %s", two.name, one.name)
@@ -100,6 +94,86 @@ def open_pair(
         raise
     weakref.finalize(pair, shutil.rmtree, scratch, ignore_errors=True)
     return pair
+
+
+def open_as(
+    raster: Any, info: InputInfo | None = None, *, bands: Sequence[str | int] | None = None
+) -> RasterSource:
+    """Open an image with the bands that a model expects, in its order.
+
+    An image that names all of them gives them by name, whatever its order and the number of its
+    bands. Any other must have as many bands as are expected, which are taken as they come.
+
+    Args:
+        raster: Whatever `open_raster` takes.
+        info: What is expected; nothing when None.
+        bands: The bands to use, in the order in which the model takes them; found by name when
+            None.
+
+    Raises:
+        BandError: The image has not all bands by name, and another number of them.
+    """
+    source = open_raster(raster, bands=bands)
+    if info is None:
+        return source
+    if bands is None and _names_all(source.bands, info.bands):
+        if _folded(source.bands) == _folded(info.bands):
+            return source
+        if isinstance(raster, RasterSource):
+            raise BandError(
+                f"{source.name} is open with the bands {', '.join(source.bands)}",
+                f"these are expected, in this order: {', '.join(info.bands)}",
+                "open it with bands=, or give its path",
+            )
+        return open_raster(raster, bands=info.bands)
+    if len(source.bands) != len(info.bands):
+        choice = " ".join(["-b N"] * len(info.bands))
+        raise BandError(
+            f"{source.name} has {len(source.bands)} bands: {', '.join(source.bands)}",
+            f"{len(info.bands)} are expected: {', '.join(info.bands)}",
+            "give the image of a sensor that has them"
+            if len(source.bands) < len(info.bands)
+            else "write these bands, in this order, to a file of their own: gdal_translate "
+            f"{choice} IN.tif OUT.tif",
+        )
+    if bands is None and (note := by_place(source, info)):
+        log.warning("%s: %s", source.name, note)
+    return source
+
+
+def by_place(source: RasterSource, info: InputInfo) -> str:
+    """What to know of an image whose bands have other names than are expected, as a sentence.
+
+    Empty where the names agree, and where either side has none but numbers.
+    """
+    if _folded(source.bands) == _folded(info.bands):
+        return ""
+    if _are_numbers(source.bands) or _are_numbers(info.bands):
+        return ""
+    return (
+        f"the bands are named {', '.join(source.bands)} and were taken, in this order, for "
+        f"{', '.join(info.bands)}"
+    )
+
+
+def _names_all(bands: Sequence[str], expected: Sequence[str]) -> bool:
+    """Whether all expected bands are there by name; numbers alone on both sides are no names."""
+    wanted = set(_folded(expected))
+    if _are_numbers(bands) and _are_numbers(expected):
+        return False
+    return len(wanted) == len(expected) and wanted <= set(_folded(bands))
+
+
+def _are_numbers(bands: Sequence[str]) -> bool:
+    """Whether bands are named after their place alone: band1, b2, Band 3."""
+    return all(
+        re.fullmatch(rf"(band|b)?[ _]?0*{number}", name)
+        for number, name in enumerate(_folded(bands), start=1)
+    )
+
+
+def _folded(bands: Sequence[str]) -> list[str]:
+    return [name.strip().casefold() for name in bands]
 
 
 def _fits(ms: RasterSource, pan: RasterSource) -> bool:

@@ -66,6 +66,11 @@ class MapSummary:
     uncertain_share: float | None
 
 
+def sidecars(target: Path) -> tuple[Path, Path]:
+    """The style and the areas of a map, beside it."""
+    return target.with_suffix(".qml"), target.with_name(f"{target.stem}_areas.csv")
+
+
 def summarise(files: MapFiles, classes: Sequence[ClassInfo], uncertain_below: float) -> MapSummary:
     """Count a finished map, strip by strip.
 

@@ -23,6 +23,7 @@ from rsfuse.engine.bundle import Bundle, ClassInfo, InputInfo
 from rsfuse.errors import InputError
 from rsfuse.geo.grid import Window, rescaled
 from rsfuse.geo.mask import UsableArea
+from rsfuse.geo.raster import Raster
 from rsfuse.geo.tiles import RasterSink, Shard, Tile, TilePlan, TileRun, plan_tiles, run_tiles
 
 Image = npt.NDArray[np.float32]
@@ -205,6 +206,26 @@ def plan_map(
     return plan.within(memory, bands + _CHANNELS_IN_WORK, workers=workers)
 
 
+def read_tile(
+    pair: Pair, window: Window, area: UsableArea | None = None
+) -> tuple[Raster, Raster, Mask]:
+    """MS and PAN of a window of MS pixels, and which of these the map can have a class for.
+
+    Args:
+        pair: MS and PAN.
+        window: In MS pixels.
+        area: The area of interest on the MS grid.
+    """
+    ratio = pair.ratio
+    ms = pair.ms.read(window)
+    finer = Window(window.x * ratio, window.y * ratio, window.w * ratio, window.h * ratio)
+    pan = pair.pan.read(finer)
+    usable = ms.valid & _all_in_cells(pan.valid, ratio)
+    if area is not None:
+        usable = usable & area.at(window, window.shape)
+    return ms, pan, usable
+
+
 def classify_scene(
     pair: Pair,
     classifier: TileClassifier,
@@ -244,17 +265,11 @@ def classify_scene(
             "merge classes, or train with fewer",
         )
     plan = plan_map(pair, classifier, workers=workers) if plan is None else plan
-    factor, ratio = classifier.factor, pair.ratio
+    factor = classifier.factor
 
     def step(tile: Tile) -> tuple[Image, Mask]:
-        window = tile.window
-        ms = pair.ms.read(window)
-        finer = Window(window.x * ratio, window.y * ratio, window.w * ratio, window.h * ratio)
-        pan = pair.pan.read(finer)
-        core = tile.core.slices_in(window)
-        usable = ms.valid & _all_in_cells(pan.valid, ratio)
-        if area is not None:
-            usable = usable & area.at(window, window.shape)
+        ms, pan, usable = read_tile(pair, tile.window, area)
+        core = tile.core.slices_in(tile.window)
         if not usable[core].any():
             shape = (len(classifier.classes), tile.core.h * factor, tile.core.w * factor)
             return np.zeros(shape, np.float32), np.zeros(shape[1:], bool)

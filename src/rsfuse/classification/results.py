@@ -16,6 +16,9 @@ from rsfuse.errors import InputError
 from rsfuse.geo.grid import gsd_m
 from rsfuse.geo.raster import RasterSource, open_raster
 
+# What maps are written to as polygons.
+POLYGON_SUFFIXES = (".gpkg", ".geojson")
+
 
 @dataclass(frozen=True)
 class ClassMap:

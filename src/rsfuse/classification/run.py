@@ -9,9 +9,12 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from rsfuse.classification import output as files_of
-from rsfuse.classification.data import Pair, open_pair
+from rsfuse.classification.data import Pair, by_place, open_pair
 from rsfuse.classification.evaluate import evaluate_map
+from rsfuse.classification.labels import read_labels
 from rsfuse.classification.predict import (
     TILE,
     AtResolution,
@@ -19,19 +22,25 @@ from rsfuse.classification.predict import (
     NetworkClassifier,
     TileClassifier,
     classify_scene,
+    map_geobox,
     plan_map,
+    read_tile,
 )
-from rsfuse.classification.results import ClassMap, polygons_of
-from rsfuse.engine.bundle import Bundle, load_bundle
+from rsfuse.classification.results import POLYGON_SUFFIXES, ClassMap, polygons_of
+from rsfuse.engine.bundle import Bundle, InputInfo, load_bundle
 from rsfuse.engine.device import choose_device
 from rsfuse.engine.familiar import strange_bands
-from rsfuse.errors import GridError
+from rsfuse.errors import GridError, InputError
+from rsfuse.geo.grid import Window
+from rsfuse.geo.mask import UsableArea
 from rsfuse.geo.picture import describe_input
-from rsfuse.geo.raster import area_of
+from rsfuse.geo.raster import RasterSource, area_of
 from rsfuse.geo.tiles import Shard, TilePlan
-from rsfuse.runs import RUN_FILE, RunRecord, utc_now
+from rsfuse.runs import RunRecord, distinct_outputs, prepare_output, utc_now
 
 Resolution = Literal["model", "ms", "pan"]
+
+CONFIDENCE = "confidence.tif"  # in the run folder
 
 # How a run ends that has a reason not to be ok.
 STATUS_OF = {"no_data": "refused", "unlike_training": "weak"}
@@ -94,6 +103,14 @@ class ClassifyJob:
             )
         return pair
 
+    def area(self, pair: Pair) -> UsableArea | None:
+        """The area of interest on the MS grid; None without one.
+
+        Raises:
+            InputError: It cannot be read or placed, or shares no ground with the images.
+        """
+        return None if self.aoi is None else area_of(self.aoi, pair.ms)
+
     def plan(self, pair: Pair, classifier: TileClassifier) -> TilePlan:
         """The tiles."""
         return plan_map(pair, classifier, tile=self.tile, memory=self.memory, workers=self.workers)
@@ -129,18 +146,24 @@ def classify(
     Raises:
         GridError: The images do not fit together.
         BandError: They have other bands than the model takes.
-        InputError: The model is no bundle for this task.
+        InputError: The model is no bundle for this task, or a result would replace an input.
         OutputError: The map cannot be written.
     """
     job = ClassifyJob(model, **settings)
-    classifier = job.classifier()
     files = MapFiles(
         Path(path),
         None if confidence is None else Path(confidence),
         None if probabilities is None else Path(probabilities),
     )
+    written = (files.classes, files.confidence, files.probabilities)
+    read = (*(getattr(image, "path", image) for image in (ms, pan)), job.aoi)
+    distinct_outputs(
+        [place for place in written if place is not None],
+        [place for place in read if isinstance(place, str | Path)],
+    )
+    classifier = job.classifier()
     with job.open(ms, pan) as pair:
-        make(job, classifier, pair, files, progress=progress)
+        make(job, classifier, pair, files, area=job.area(pair), progress=progress)
     return ClassMap(files, classifier.classes, job.uncertain_below)
 
 
@@ -150,6 +173,7 @@ def make(
     pair: Pair,
     files: MapFiles,
     *,
+    area: UsableArea | None = None,
     manifest: Path | None = None,
     shard: Shard = (0, 1),
     progress: Callable[[int, int], None] | None = None,
@@ -163,7 +187,7 @@ def make(
             classifier,
             files,
             plan=job.plan(pair, classifier),
-            area=None if job.aoi is None else area_of(job.aoi, pair.ms),
+            area=area,
             manifest=manifest,
             run_key=f"{job.bundle.card.files} {job.aoi} {job.resolution}",
             shard=shard,
@@ -192,6 +216,45 @@ class Extras:
     labels: Path | None = None
     class_column: str = "class"
 
+    def outputs(self, target: Path) -> tuple[Path, ...]:
+        """Every file outside of the run folder that comes with a map, the map first."""
+        asked = (self.probabilities, self.confidence, self.vector)
+        return (target, *files_of.sidecars(target), *(path for path in asked if path is not None))
+
+    def check(
+        self, job: ClassifyJob, classifier: TileClassifier, pair: Pair, area: UsableArea | None
+    ) -> None:
+        """Find what would fail after the map is made.
+
+        Raises:
+            InputError: The polygons have an unknown suffix; or the labels cannot be read, have
+                classes that the model does not know, or lie where there will be no map.
+            GridError: The labels cannot be placed on the map.
+        """
+        if self.vector is not None and self.vector.suffix.lower() not in POLYGON_SUFFIXES:
+            raise InputError(
+                f"{self.vector} has the suffix {self.vector.suffix!r}",
+                f"polygons are written as {', '.join(POLYGON_SUFFIXES)}",
+                "give the file one of these suffixes",
+            )
+        if self.labels is None:
+            return
+        grid = map_geobox(pair, classifier.factor)
+        found = read_labels(self.labels, grid, column=self.class_column)
+        labels = found.as_classes(classifier.classes, str(self.labels))
+        h, w = pair.ms.shape
+        cells = (labels.numbers >= 0).reshape(h, classifier.factor, w, classifier.factor)
+        labelled = np.asarray(cells.any(axis=(1, 3)))
+        for tile in job.plan(pair, classifier):
+            here = labelled[tile.core.slices_in(Window(0, 0, w, h))]
+            if here.any() and (here & read_tile(pair, tile.core, area)[2]).any():
+                return
+        raise InputError(
+            f"no label of {self.labels} lies where there will be a map",
+            "labels must overlap both images, and the area of interest where there is one",
+            "check them with rsfuse info",
+        )
+
 
 def run_map(
     job: ClassifyJob,
@@ -200,31 +263,57 @@ def run_map(
     target: Path,
     extras: Extras | None = None,
     *,
+    overwrite: bool = False,
+    resume: bool = False,
     shard: Shard = (0, 1),
     command: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a map, what is wanted beside it, and a run folder named after it.
 
+    Nothing is written before all that is given is known to fit; the record of an earlier run is
+    replaced at the end.
+
+    Args:
+        job: How the map is made.
+        ms: Multispectral raster.
+        pan: Panchromatic raster.
+        target: The map.
+        extras: What is wanted beside it.
+        overwrite: Whether the run folder may hold an earlier run.
+        resume: Go on where a killed run stopped.
+        shard: As in `run_tiles`; with one, its part of the map alone is written.
+        command: What the record calls the command that repeats the run.
+        progress: Called with (done, total) tiles.
+
     Returns:
-        The run folder, which holds all but the page; with a shard, the part of the map alone is
-        written.
+        The run folder, which holds all but the page.
+
+    Raises:
+        InputError: Images, area of interest, labels and model do not fit together, or the run
+            folder holds files.
+        OutputError: A file cannot be written.
     """
     extras = Extras() if extras is None else extras
     started = time.monotonic()
     folder = run_folder(target)
-    folder.mkdir(parents=True, exist_ok=True)
+    manifest = folder / "tiles.jsonl"
     classifier = job.classifier()
-    files = MapFiles(target, extras.confidence or folder / "confidence.tif", extras.probabilities)
+    files = MapFiles(target, extras.confidence or folder / CONFIDENCE, extras.probabilities)
     with job.open(ms, pan) as pair:
+        area = job.area(pair)
+        if shard[1] == 1:
+            extras.check(job, classifier, pair, area)
+        if not (resume and manifest.exists()):
+            manifest.unlink(missing_ok=True)
+            prepare_output(folder, resume=overwrite or resume)
         make(
             job, classifier, pair, files,
-            manifest=folder / "tiles.jsonl", shard=shard, progress=progress,
+            area=area, manifest=manifest, shard=shard, progress=progress,
         )  # fmt: skip
         if shard[1] > 1:
             return folder
         mapped = time.monotonic() - started
-        (folder / RUN_FILE).unlink(missing_ok=True)  # it tells of the map that was here
         record = _record(job, classifier, pair, files, extras, folder)
         reasons = _doubts(job, pair, record["confidence"])
     seconds = time.monotonic() - started
@@ -251,7 +340,8 @@ def run_map(
 def _doubts(job: ClassifyJob, pair: Pair, confidence: float | None) -> tuple[dict[str, Any], ...]:
     """Why a map is none, or not to be relied on."""
     if confidence is None:
-        return ({"code": "no_data", "message": "Nowhere do both images hold data."},)
+        where = "Nowhere" if job.aoi is None else "Nowhere in the area of interest"
+        return ({"code": "no_data", "message": f"{where} do both images hold data."},)
     inputs = job.bundle.card.inputs
     strange = [
         said
@@ -280,7 +370,7 @@ def _record(
     """Write what goes with a finished map; the part of the record that tells of it."""
     classes, target = classifier.classes, files.classes
     summary = files_of.summarise(files, classes, job.uncertain_below)
-    style, areas = target.with_suffix(".qml"), target.with_name(f"{target.stem}_areas.csv")
+    style, areas = files_of.sidecars(target)
     files_of.write_style(style, classes)
     files_of.write_areas(areas, summary)
     written = {
@@ -312,7 +402,10 @@ def _record(
             if found is not None:
                 entry["area_interval_m2"] = found["interval"]
     return {
-        "inputs": (describe_input("ms", pair.ms), describe_input("pan", pair.pan)),
+        "inputs": tuple(
+            _described(source, info)
+            for source, info in zip((pair.ms, pair.pan), job.bundle.card.inputs, strict=True)
+        ),
         "parameters": {
             "model": job.bundle.card.name,
             "architecture": job.bundle.card.architecture,
@@ -325,6 +418,13 @@ def _record(
         "result": result,
         "outputs": outputs,
     }
+
+
+def _described(source: RasterSource, info: InputInfo) -> dict[str, Any]:
+    """What the record says of an input, and of bands with other names than the model's."""
+    about = describe_input(info.name, source)
+    note = by_place(source, info)
+    return {**about, "notes": [*about["notes"], note]} if note else about
 
 
 def run_folder(target: Path) -> Path:

@@ -14,7 +14,7 @@ import torch
 from rsfuse.classification import metrics
 from rsfuse.classification.baselines import fit_forest, pixel_features
 from rsfuse.classification.config import ClassifyTrainConfig
-from rsfuse.classification.data import Pair, open_pair, robust_range, wald_pair
+from rsfuse.classification.data import Pair, open_as, open_pair, robust_range, wald_pair
 from rsfuse.classification.labels import Labels, read_labels
 from rsfuse.classification.learner import ClassifyLearner, LabelledScene
 from rsfuse.classification.model import build_model
@@ -25,7 +25,6 @@ from rsfuse.engine.fit import Progress, fit
 from rsfuse.engine.seeds import seeded
 from rsfuse.errors import InputError
 from rsfuse.geo.grid import gsd_m
-from rsfuse.geo.raster import open_raster
 from rsfuse.runs import staged, write_json
 
 CONFIG = ClassifyTrainConfig
@@ -188,14 +187,15 @@ def _repeated(
 
 def prepare(config: ClassifyTrainConfig) -> Prepared:
     """Read images and labels, draw the parts, and scale by what training areas hold."""
-    pairs = [_open(config, ms, pan) for ms, pan in zip(config.ms, config.pan, strict=True)]
-    ratio, bands = pairs[0].ratio, (len(pairs[0].ms.bands), len(pairs[0].pan.bands))
+    pairs: list[Pair] = []
+    for ms, pan in zip(config.ms, config.pan, strict=True):
+        pairs.append(_open(config, ms, pan, pairs[0] if pairs else None))
+    ratio = pairs[0].ratio
     for pair, name in zip(pairs, config.ms, strict=True):
-        found = (len(pair.ms.bands), len(pair.pan.bands))
-        if pair.ratio != ratio or found != bands:
+        if pair.ratio != ratio:
             raise InputError(
-                f"{name} has {found[0]} bands, PAN {found[1]}, ratio {pair.ratio}",
-                f"the first scene has {bands[0]}, {bands[1]} and {ratio}",
+                f"{name} has {pair.ratio} PAN pixels along one MS pixel",
+                f"the first scene has {ratio}",
                 "train on scenes of one kind",
             )
     factor = ratio if config.resolution == "pan" else 1
@@ -238,12 +238,21 @@ def prepare(config: ClassifyTrainConfig) -> Prepared:
     return Prepared(scenes, classes, inputs, ratio, leak, notes)
 
 
-def _open(config: ClassifyTrainConfig, ms: str, pan: str) -> Pair:
-    """The pair of a scene; "simulated" in place of PAN makes one from MS by a sensor model."""
+def _open(config: ClassifyTrainConfig, ms: str, pan: str, first: Pair | None) -> Pair:
+    """The pair of a scene, with the bands of the first one.
+
+    "simulated" in place of PAN makes one from MS by a sensor model.
+    """
+    inputs: tuple[InputInfo, ...] = ()
+    if first is not None:
+        inputs = tuple(
+            InputInfo(name=name, bands=source.bands)
+            for name, source in (("ms", first.ms), ("pan", first.pan))
+        )
     if pan == "simulated":
-        with open_raster(ms) as source:
+        with open_as(ms, inputs[0] if inputs else None) as source:
             return wald_pair(source.read(), config.simulated_ratio)
-    return open_pair(ms, pan)
+    return open_pair(ms, pan, inputs=inputs)
 
 
 Arrays = tuple[Any, Any, Any, Any]

@@ -90,14 +90,20 @@ def classify(
     """
     reporter = progress_reporter(progress, quiet=quiet)
     from rsfuse.classification.predict import TILE
-    from rsfuse.classification.run import ClassifyJob, Extras, run_folder, run_map
-    from rsfuse.runs import RunRecord, prepare_output
+    from rsfuse.classification.run import CONFIDENCE, ClassifyJob, Extras, run_folder, run_map
+    from rsfuse.runs import RunRecord, distinct_outputs
 
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise InputError(
             f"-o {output} is not a GeoTIFF", "the map is one", "for example -o map.tif"
         )
-    taken = [path for path in (output, vector, probabilities) if path and path.exists()]
+    extras = Extras(probabilities, confidence, vector, min_area, labels, class_column)
+    folder, outputs = run_folder(output), extras.outputs(output)
+    distinct_outputs(
+        outputs if confidence else (*outputs, folder / CONFIDENCE),
+        [path for path in (ms, pan, aoi, labels) if path is not None],
+    )
+    taken = [path for path in outputs if path.exists()]
     if taken and not (overwrite or dry_run):
         raise InputError(f"{taken[0]} exists", "nothing is replaced unasked", "add --overwrite")
     choice(resolution, ("model", "ms", "pan"), "--resolution")
@@ -115,6 +121,7 @@ def classify(
     if dry_run:
         classifier = job.classifier()
         with job.open(ms, pan) as pair:
+            extras.check(job, classifier, pair, job.area(pair))
             plan = job.plan(pair, classifier)
             emit(
                 {
@@ -129,17 +136,11 @@ def classify(
                 as_json,
             )
         return
-    folder = run_folder(output)
-    job.open(ms, pan).__exit__()  # say what does not fit before anything is made
-    manifest = folder / "tiles.jsonl"
-    if not (resume and manifest.exists()):
-        manifest.unlink(missing_ok=True)
-        prepare_output(folder, resume=overwrite or resume)
-    extras = Extras(probabilities, confidence, vector, min_area, labels, class_column)
     with Counter(reporter, f"classify {ms.name}") as follow:
         run_map(
             job, ms, pan, output, extras,
-            shard=part, command=shlex.join(["rsfuse", *sys.argv[1:]]), progress=follow,
+            overwrite=overwrite, resume=resume, shard=part,
+            command=shlex.join(["rsfuse", *sys.argv[1:]]), progress=follow,
         )  # fmt: skip
     if part[1] > 1:
         emit({"shard": shard, "written": str(output)}, as_json)
@@ -163,12 +164,12 @@ def classify(
 
 def classify_one(ms: Path, pan: Path, model: str, target: Path, *, labels: Path) -> Path:
     """Map one scene with the defaults and measure it: the run folder with its page."""
-    from rsfuse.classification.run import ClassifyJob, Extras, run_folder, run_map
-    from rsfuse.runs import prepare_output
+    from rsfuse.classification.run import ClassifyJob, Extras, run_map
 
-    prepare_output(run_folder(target), resume=True)
-    command = f"rsfuse classify {ms} {pan} -m {model} -o {target}"
-    folder = run_map(ClassifyJob(model), ms, pan, target, Extras(labels=labels), command=command)
+    folder = run_map(
+        ClassifyJob(model), ms, pan, target, Extras(labels=labels),
+        overwrite=True, command=f"rsfuse classify {ms} {pan} -m {model} -o {target}",
+    )  # fmt: skip
     _page(folder)
     return folder
 
