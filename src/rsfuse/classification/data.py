@@ -144,9 +144,10 @@ def open_as(
 def by_place(source: RasterSource, info: InputInfo) -> str:
     """What to know of an image whose bands have other names than are expected, as a sentence.
 
-    Empty where the names agree, and where either side has none but numbers.
+    Empty where the names agree, where either side has none but numbers, and for a single band,
+    which cannot be out of order.
     """
-    if _folded(source.bands) == _folded(info.bands):
+    if len(info.bands) == 1 or _folded(source.bands) == _folded(info.bands):
         return ""
     if _are_numbers(source.bands) or _are_numbers(info.bands):
         return ""
