@@ -135,7 +135,7 @@ DryRun = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Quiet = Annotated[
-    bool, typer.Option("-q", "--quiet", callback=_set_quiet, help="Log errors only, and show no progress.")
+    bool, typer.Option("-q", "--quiet", callback=_set_quiet, help="Errors only, no progress.")
 ]
 Verbose = Annotated[
     int,
