@@ -137,7 +137,7 @@ def _corner(folder: Path) -> object:
 GRID = {"shape": [20, 30], "crs": "EPSG:32631", "transform": [10, 0, 5e5, 0, -10, 5.4e6]}
 FIELD = SplineField((0.0, 0.0), (10.0, 10.0), np.zeros((5, 6, 2)))
 TRANSFORM = {
-    "format": "rsfuse-transform", "format_version": 1,
+    "format": "rsfuse-transform", "format_version": 1, "status": "ok", "confidence": 0.9,
     "transform": Transform("smooth", np.eye(3), FIELD).to_dict(),
     "reference": {**GRID, "georeferenced": True}, "query": {**GRID, "georeferenced": True},
 }  # fmt: skip

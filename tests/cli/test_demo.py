@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -171,7 +172,8 @@ class Answer:
         self.status = status
         self.transform = None if matrix is None else SimpleNamespace(matrix=matrix)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, page: bool) -> None:
+        assert page
         images = [{"role": role, "shape": [8, 8]} for role in ("reference", "query")]
         RunRecord(
             task="match",
@@ -189,6 +191,7 @@ class Answer:
 def matcher(monkeypatch: pytest.MonkeyPatch) -> list[Answer]:
     """Replace the matcher by one that gives these answers in turn."""
     answers: list[Answer] = []
+    import_module("rsfuse.matching.align")  # which keeps the real one
     module = ModuleType("rsfuse.matching.predict")
     module.match = lambda reference, query: answers.pop(0)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "rsfuse.matching.predict", module)

@@ -217,17 +217,20 @@ def test_the_command_serves_until_it_is_interrupted(folder: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     ) as process:  # fmt: skip
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[-1]
-        host, path = url.removeprefix("http://").split("/", 1)
-        connection = http.client.HTTPConnection(host, timeout=20)
-        connection.request("GET", f"/{path}scene")
-        assert connection.getresponse().status == 200
-        connection.close()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
-        assert process.stderr is not None
-        assert "Traceback" not in process.stderr.read()
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[-1]
+            host, path = url.removeprefix("http://").split("/", 1)
+            connection = http.client.HTTPConnection(host, timeout=20)
+            connection.request("GET", f"/{path}scene")
+            assert connection.getresponse().status == 200
+            connection.close()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 0
+            assert process.stderr is not None
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()  # or leaving the block would wait for ever
 
 
 def picture(browser: Browser) -> np.ndarray:

@@ -367,13 +367,12 @@ def register(reference: Path, query: Path, folder: Path) -> "tuple[RunRecord, Tr
     Returns:
         The record, and the transform that the run claims; None where it was refused.
     """
-    from rsfuse.matching.output import save_run
     from rsfuse.matching.predict import match
     from rsfuse.report import build_report
-    from rsfuse.runs import RunRecord, prepare_output
+    from rsfuse.runs import RunRecord
 
     result = match(reference, query)
-    save_run(result, prepare_output(folder, overwrite=True), page=True)
+    result.save(folder, page=True)
     build_report(folder)
     found = result.transform
     if result.status == "refused" or found is None:

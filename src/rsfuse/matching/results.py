@@ -191,6 +191,7 @@ class MatchResult:
         command: str = "",
         resample: bool = True,
         memory: int | None = None,
+        page: bool = False,
     ) -> Path:
         """Write the run folder: registered raster, transform, tie points, previews, record.
 
@@ -200,6 +201,7 @@ class MatchResult:
             resample: Resample the query to the reference's grid; else correct only its
                 geotransform, where an affine transform allows that, of a query from a file.
             memory: Most bytes to use for the registered raster; its tiles get smaller to fit.
+            page: A page will be made of the run (`rsfuse report`): the record names it.
 
         Raises:
             OutputError: Something cannot be written.
@@ -209,7 +211,7 @@ class MatchResult:
         from rsfuse.runs import staged
 
         with staged(folder, overwrite=True) as scratch:
-            save_run(self, scratch, command=command, resample=resample, memory=memory)
+            save_run(self, scratch, command=command, resample=resample, memory=memory, page=page)
         return Path(folder)
 
     def apply(self, raster: Any, path: str | Path, *, resampling: Resampling | None = None) -> Path:
