@@ -1,5 +1,6 @@
 """`rsfuse apply`: a found transform on other rasters of the same sensor."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,8 @@ import typer
 from rsfuse.cli.options import Json, Memory, Output, Overwrite, Quiet, Verbose, Workers, choice
 from rsfuse.cli.output import emit
 from rsfuse.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 RESAMPLINGS = ("nearest", "bilinear", "cubic", "lanczos")
 
@@ -42,6 +45,8 @@ def apply(
     from rsfuse.runs import distinct_outputs
 
     stored = StoredTransform.load(transform)
+    if stored.status == "weak":
+        logger.warning("the match ended weak: look at the result before you use it")
     single = len(rasters) == 1 and output.suffix.lower() in (".tif", ".tiff")
     targets = [output] if single else [output / f"{path.stem}.tif" for path in rasters]
     distinct_outputs(targets, [transform, *rasters])

@@ -203,8 +203,6 @@ def apply_stored(
             "its transform is a guess and not to be relied on",
             "read the reasons in run.json of the match; match other images, or with other options",
         )
-    if stored.status == "weak":
-        logger.warning("the match ended weak: look at the result before you use it")
     source = raster if isinstance(raster, RasterSource) else open_raster(raster)
     transform = stored.transform
     if source.is_georeferenced and stored.query_georeferenced:
