@@ -172,7 +172,8 @@ def test_only_this_machine_and_this_page_are_answered(server: ViewServer) -> Non
     assert ask_raw(server, f"/{token}/scene", Host="example.org")[0] == 421
     assert ask_raw(server, f"/{token}/scene", Host=f"example.org:{server.port}")[0] == 421
     assert ask_raw(server, "/")[0] == 404
-    assert ask_raw(server, f"/{token[:-1]}x/scene")[0] == 404
+    other = "y" if token.endswith("x") else "x"
+    assert ask_raw(server, f"/{token[:-1]}{other}/scene")[0] == 404
     assert ask_raw(server, f"/{token}/scene", method="POST")[0] == 501
     assert ask_raw(server, f"/{token}/" + "a" * 3000)[0] == 414
     status, content, headers = ask_raw(server, f"/{token}/", method="HEAD")
