@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rsfuse.errors import InputError
+from rsfuse.ops.geometry2d import is_invertible
 from rsfuse.report import figures, wording
 from rsfuse.report.parts import (
     File,
@@ -234,8 +235,7 @@ def _geometry(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _matrix(value: Any) -> Floats | None:
     matrix = None if value is None else np.array(value, dtype=np.float64)
-    usable = matrix is not None and matrix.shape == (3, 3) and np.linalg.det(matrix) != 0
-    return matrix if usable else None
+    return matrix if matrix is not None and is_invertible(matrix) else None
 
 
 def _matrix_text(value: Any) -> tuple[tuple[str, ...], ...]:
